@@ -1,0 +1,74 @@
+//! One counter on three nodes: all of them take increments at once, and none is lost or counted twice when the
+//! node that leads the others dies in the middle. Run it with `cargo run --example distributed_counter`.
+
+use bramah_client::{Client, Error, Route};
+use bramah_server::{Member, Server, ServerConfig, Tuning};
+
+const INCREMENTS_A_NODE: i64 = 1_000;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // Every node knows where all of them are, and keeps a copy of the counter in a folder of its own.
+    let folder = tempfile::tempdir()?;
+    let members = [(1, free_ports()?), (2, free_ports()?), (3, free_ports()?)];
+    let mut nodes = Vec::new();
+    for (id, own) in members.clone() {
+        let node = Server::start(ServerConfig {
+            cell: "example".into(),
+            replica: id,
+            data: folder.path().join(format!("node-{id}")),
+            clients_listen: own.client_address,
+            peers_listen: own.peer_address,
+            members: members.to_vec(),
+            bootstrap: true,
+            max_connections: 100,
+            tuning: Tuning::default(),
+        });
+        nodes.push(node.await?);
+    }
+    let addresses = members.map(|(_, member)| member.client_address);
+    let client = Client::connect(&addresses[..]).await?;
+    let visitors = client.counter("/visitors");
+    visitors.reset(0).await?;
+
+    // A worker at each node. When its node dies, its client goes on at another one, and an increment whose
+    // answer got lost on the way is asked for again under its old number, so that it counts once.
+    let mut workers = Vec::new();
+    for node in 0..addresses.len() {
+        let builder = Client::builder().addresses(&addresses[..]);
+        let client = builder.route(Route::Fixed(node)).connect().await?;
+        workers.push(tokio::spawn(async move {
+            for _ in 0..INCREMENTS_A_NODE {
+                client.counter("/visitors").increment(1).await?;
+            }
+            Ok::<(), Error>(())
+        }));
+    }
+
+    // Half-way, the leader is dropped as if its machine had lost power. The other two elect another and go on.
+    let total = 3 * INCREMENTS_A_NODE;
+    while visitors.get().await? < total / 2 {
+        tokio::task::yield_now().await;
+    }
+    let leader = client.status().await?.leader.ok_or("nobody leads")?.replica;
+    nodes.remove(leader as usize - 1).kill().await;
+    println!("node {leader} led and is gone, at about {} of {total}", total / 2);
+
+    for worker in workers {
+        worker.await??;
+    }
+    let counted = visitors.get().await?;
+    println!("{total} increments were made, {counted} are counted");
+    assert_eq!(counted, total);
+    client.close().await;
+    for node in nodes {
+        node.stop().await;
+    }
+    Ok(())
+}
+
+/// Two ports that nobody uses: one for the other nodes, one for clients.
+fn free_ports() -> std::io::Result<Member> {
+    let free = || std::net::TcpListener::bind("127.0.0.1:0")?.local_addr();
+    Ok(Member { peer_address: free()?.to_string(), client_address: free()?.to_string() })
+}

@@ -1,0 +1,48 @@
+//! The commands, one file each.
+
+pub mod connect;
+pub mod counter;
+pub mod dev;
+pub mod server;
+pub mod status;
+pub mod table;
+pub mod tree;
+
+use clap::CommandFactory;
+
+use crate::cli::{Cli, Command};
+use crate::output::{Failure, Printer};
+use crate::{bench, demo, settings};
+
+/// Does what was asked for.
+pub fn run(cli: Cli) -> Result<(), Failure> {
+    let shared = cli.shared;
+    let printer = Printer { json: shared.is_json() };
+    match cli.command {
+        Command::Bench(args) => bench::run(&shared, &args),
+        Command::Completions(args) => {
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "bramah", &mut script);
+            printer.bytes(&script)
+        }
+        Command::Settings => printer.bytes(settings::page::page().as_bytes()),
+        Command::Server(args) => block_on(server::run(args)),
+        Command::Dev(args) => block_on(dev::run(&shared, args)),
+        Command::Demo(args) => block_on(demo::run(&shared, args)),
+        Command::Counter(command) => block_on(counter::run(&shared, command)),
+        Command::Get(args) => block_on(tree::get(&shared, args)),
+        Command::Set(args) => block_on(tree::set(&shared, args)),
+        Command::Mkdir(args) => block_on(tree::mkdir(&shared, args)),
+        Command::Ls(args) => block_on(tree::ls(&shared, args)),
+        Command::Stat(args) => block_on(tree::stat(&shared, args)),
+        Command::Rm(args) => block_on(tree::rm(&shared, args)),
+        Command::Status(args) => block_on(status::run(&shared, args)),
+    }
+}
+
+/// Runs a command on the main thread. A demo's replicas die with the *thread* that started them (prctl(2),
+/// PR_SET_PDEATHSIG), so it must be the one that lives as long as the process.
+fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::refused(format!("cannot start: {error}")))?.block_on(command)
+}

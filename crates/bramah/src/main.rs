@@ -1,0 +1,5 @@
+//! `bramah`: see the library beside it.
+
+fn main() -> std::process::ExitCode {
+    bramah::main()
+}

@@ -1,0 +1,8 @@
+//! The real binary, from outside: its settings, its commands, its exit codes, and cells of real processes.
+
+mod commands;
+mod demo;
+mod server;
+mod settings;
+mod storm;
+mod support;

@@ -1,0 +1,500 @@
+//! The cell's face: propose, pass a barrier, read, watch, status, stop. Behind it run the tasks of consensus
+//! on a thread of their own, so that a busy front can't starve a heartbeat.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bramah_machine::{BatchError, Event, Outcome, Request, SessionId, State};
+use bramah_wire::transport::{Listener, Transport};
+use openraft::async_runtime::WatchReceiver;
+use openraft::{Config, Raft, SnapshotPolicy};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::barrier::{Barrier, BarrierRequest, Barriers};
+use crate::clock::WallClock;
+use crate::config::{CellConfig, Tuning};
+use crate::consensus::{Member, ReplicaId, TypeConfig};
+use crate::data_folder::DataFolder;
+use crate::disk::Disk;
+use crate::error::{ProposeError, StartError};
+use crate::leadership::{self, Leadership};
+use crate::leases::{self, Leases};
+use crate::log::Log;
+use crate::machine_store::{Machine, MachineStore};
+use crate::peers::{Forwarders, PeerNetwork, PeerService, serve};
+use crate::router::{Router, RouterTask};
+use crate::snapshot_store::SnapshotStore;
+use crate::status::{Digest, Status};
+use crate::submission::{Done, Requests, Submission};
+use crate::upkeep;
+
+pub(crate) type CellRaft = Raft<TypeConfig, MachineStore>;
+
+/// How long a stopping leader waits for another to take over.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the engine may take to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the cell stands on: the parts of the world that a simulation replaces.
+#[derive(Clone)]
+pub struct World {
+    /// Files.
+    pub disk: Arc<dyn Disk>,
+    /// Connections.
+    pub transport: Arc<dyn Transport>,
+    /// Labels for entries.
+    pub clock: WallClock,
+}
+
+/// One replica of a cell, running. Clones are handles to the same replica.
+#[derive(Clone)]
+pub struct Cell {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: CellConfig,
+    world: World,
+    cell_id: u64,
+    peer_address: std::net::SocketAddr,
+    raft: CellRaft,
+    machine: Arc<Machine>,
+    log: Log,
+    router: Router,
+    leadership: watch::Receiver<Leadership>,
+    leases: Arc<Leases>,
+    stop: watch::Sender<bool>,
+    started: Instant,
+    // Held so that no second process uses the folder while this replica runs.
+    _folder: DataFolder,
+}
+
+impl Cell {
+    /// Starts a replica on the runtime it is called on, which should be a thread of its own.
+    ///
+    /// # Errors
+    /// When the settings, the data folder or the peers' port can't be used; each error says what to do.
+    pub async fn start(config: CellConfig, world: World) -> Result<Cell, StartError> {
+        check(&config)?;
+        let cell_id = config.cell_id();
+        let opened = open(&config, &world, cell_id).await?;
+        let listener = world
+            .transport
+            .listen(&config.peers_listen)
+            .await
+            .map_err(|error| StartError::Listen { address: config.peers_listen.clone(), error })?;
+        let peer_address = listener
+            .local_address()
+            .map_err(|error| StartError::Listen { address: config.peers_listen.clone(), error })?;
+        let (cell, tasks) = assemble(config, world, cell_id, peer_address, opened).await?;
+        cell.bootstrap().await?;
+        tasks.spawn(&cell, listener);
+        Ok(cell)
+    }
+
+    async fn bootstrap(&self) -> Result<(), StartError> {
+        let initialized =
+            self.inner.raft.is_initialized().await.map_err(|e| StartError::Engine(e.to_string()))?;
+        if initialized {
+            return Ok(());
+        }
+        if !self.inner.config.bootstrap {
+            let folder = self.inner.config.data.display().to_string();
+            return Err(StartError::NotBootstrapped(folder));
+        }
+        let members: BTreeMap<ReplicaId, Member> = self.inner.config.members.iter().cloned().collect();
+        // Every member does the same with the same list, which the engine allows for.
+        self.inner.raft.initialize(members).await.map_err(|e| StartError::Engine(e.to_string()))
+    }
+
+    /// Hands over requests to be done together, in their order, by the leader, wherever it is. `done` gets
+    /// an outcome a request, or why there is none.
+    pub fn submit(&self, requests: Requests, deadline: Instant, done: Done) {
+        self.inner.router.submit(requests.submission(deadline, done));
+    }
+
+    /// Has one request done.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; [`ProposeError::may_have_been_done`] says whether it certainly was not.
+    pub async fn propose(&self, request: &Request, deadline: Instant) -> Result<Outcome, ProposeError> {
+        let mut requests = Requests::default();
+        if requests.push(request).is_err() {
+            let limit = bramah_machine::MAX_BATCH_BYTES;
+            return Err(ProposeError::TooLarge { bytes: limit, limit });
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.submit(requests, deadline, Box::new(move |outcomes| drop(sender.send(outcomes))));
+        let stopping = || ProposeError::Stopping { why: "it was told to".to_owned(), under_way: true };
+        let outcomes = receiver.await.unwrap_or_else(|_| Err(stopping()))?;
+        outcomes.into_iter().next().ok_or_else(stopping)
+    }
+
+    /// Has one request done by this replica as leader, without waiting for the answer.
+    pub(crate) fn propose_detached(&self, request: &Request, deadline: Instant) -> Result<(), BatchError> {
+        let mut requests = Requests::default();
+        requests.push(request)?;
+        let submission = requests.submission(deadline, Box::new(|_| {}));
+        self.inner.router.submit(Submission { forwarded: true, retriable: false, ..submission });
+        Ok(())
+    }
+
+    /// Waits until this replica's state holds everything that was acknowledged before the call: what is
+    /// read after it is linearizable (spec G-2). `sessions_alive` get new leases from the leader.
+    ///
+    /// # Errors
+    /// When no leader confirms it before the deadline.
+    pub async fn barrier(
+        &self,
+        sessions_alive: Vec<SessionId>,
+        deadline: Instant,
+    ) -> Result<Barrier, ProposeError> {
+        let (done, passed) = oneshot::channel();
+        let asked = Instant::now();
+        self.inner.router.barrier(BarrierRequest { sessions_alive, forwarded: false, asked, deadline, done });
+        let members = || member_list(&self.inner.config.members);
+        match tokio::time::timeout_at(deadline, passed).await {
+            Ok(Ok(passed)) => passed,
+            Ok(Err(_)) => Err(ProposeError::Stopping { why: "it was told to".to_owned(), under_way: false }),
+            Err(_) => Err(ProposeError::NoLeader { waited: asked.elapsed(), members: members() }),
+        }
+    }
+
+    /// Looks at the state as it is here and now. `look` must be short: nothing is applied meanwhile.
+    pub fn read<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        self.inner.machine.read(look)
+    }
+
+    /// The state as it is here and now, frozen: for long reads, which then stop nobody.
+    pub fn view(&self) -> State {
+        self.inner.machine.view().state
+    }
+
+    /// The events of each entry applied from now on, at this replica.
+    pub fn events(&self) -> broadcast::Receiver<Arc<[Event]>> {
+        self.inner.machine.events()
+    }
+
+    /// Follows who leads.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.clone()
+    }
+
+    /// The members that this replica knows, and whether each votes.
+    pub fn members(&self) -> Vec<(ReplicaId, Member, bool)> {
+        let view = self.inner.machine.view();
+        let membership = view.membership.membership();
+        let mut members: Vec<_> = membership
+            .nodes()
+            .map(|(id, member)| (*id, member.clone(), membership.voter_ids().any(|voter| voter == *id)))
+            .collect();
+        if members.is_empty() {
+            members =
+                self.inner.config.members.iter().map(|(id, member)| (*id, member.clone(), true)).collect();
+        }
+        members
+    }
+
+    /// The cell's name.
+    pub fn name(&self) -> &str {
+        &self.inner.config.cell
+    }
+
+    /// This replica's number.
+    pub fn replica(&self) -> ReplicaId {
+        self.inner.config.replica
+    }
+
+    /// Where this replica listens for its peers.
+    pub fn peer_address(&self) -> std::net::SocketAddr {
+        self.inner.peer_address
+    }
+
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.inner.leases
+    }
+
+    pub(crate) fn tuning(&self) -> &Tuning {
+        &self.inner.config.tuning
+    }
+
+    pub(crate) fn raft(&self) -> &CellRaft {
+        &self.inner.raft
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.inner.log
+    }
+
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.inner.machine
+    }
+
+    /// How this replica sees itself.
+    pub fn status(&self) -> Status {
+        let metrics = self.inner.raft.metrics().borrow_watched().clone();
+        let view = self.inner.machine.view();
+        let index = |log_id: Option<openraft::type_config::alias::LogIdOf<TypeConfig>>| {
+            log_id.map_or(0, |id| id.index)
+        };
+        Status {
+            cell: self.inner.config.cell.clone(),
+            cell_id: self.inner.cell_id,
+            replica: self.inner.config.replica,
+            leadership: self.inner.leadership.borrow().clone(),
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            committed_index: index(metrics.local_committed),
+            applied_index: index(view.last),
+            snapshot_index: index(metrics.snapshot),
+            purged_index: index(metrics.purged),
+            revision: view.state.revision(),
+            nodes: view.state.node_count() as u64,
+            sessions: view.state.session_count() as u64,
+            log_bytes: self.inner.log.bytes_on_disk(),
+            snapshot_bytes: self.inner.machine.snapshot_bytes(),
+            disk_free_bytes: self.inner.world.disk.free_bytes(&self.inner.config.data).unwrap_or(0),
+            uptime: self.inner.started.elapsed(),
+            members: self.members(),
+            trouble: metrics.running_state.err().map(|fatal| fatal.to_string()).unwrap_or_default(),
+        }
+    }
+
+    /// The digest of the state, computed in the background (spec G-9): two replicas that have applied the
+    /// same index have the same digest.
+    pub async fn digest(&self) -> Result<Digest, ProposeError> {
+        let view = self.inner.machine.view();
+        let index = view.last.map_or(0, |log_id| log_id.index);
+        tokio::task::spawn_blocking(move || Digest { index, digest: view.state.digest() })
+            .await
+            .map_err(|error| ProposeError::Stopping { why: error.to_string(), under_way: false })
+    }
+
+    /// Hands leadership over, stops, and closes the log (spec G-12).
+    pub async fn stop(&self) {
+        self.hand_over().await;
+        self.inner.stop.send_replace(true);
+        if tokio::time::timeout(STOP_LIMIT, self.inner.raft.shutdown()).await.is_err() {
+            tracing::warn!("the consensus engine did not stop within {STOP_LIMIT:?}");
+        }
+        self.inner.log.close().await;
+    }
+
+    /// Ends at once, as if the process had died; only what the disk was already told is still done, so that
+    /// the folder can be used again.
+    pub async fn kill(&self) {
+        self.inner.stop.send_replace(true);
+        self.inner.log.close().await;
+    }
+
+    /// Resolves when the engine has ended by itself: the disk failed or an entry can't be applied.
+    pub async fn failed(&self) {
+        let mut metrics = self.inner.raft.metrics();
+        while metrics.borrow_watched().running_state.is_ok() {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Asks the most advanced other voter to take over, and waits until it leads.
+    async fn hand_over(&self) {
+        let mut leadership = self.leadership();
+        if !leadership.borrow().here {
+            return;
+        }
+        let metrics = self.inner.raft.metrics().borrow_watched().clone();
+        let voters: Vec<ReplicaId> = metrics.membership_config.membership().voter_ids().collect();
+        let successor = metrics
+            .replication
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(id, _)| *id != metrics.id && voters.contains(id))
+            .max_by_key(|(_, matched)| matched.as_ref().map(|log_id| log_id.index));
+        let Some((successor, _)) = successor else { return };
+        if self.inner.raft.trigger().transfer_leader(successor).await.is_ok() {
+            let moved = leadership.wait_for(|now| !now.here && now.leader.is_some());
+            let _ = tokio::time::timeout(HANDOVER_LIMIT, moved).await;
+        }
+    }
+}
+
+fn check(config: &CellConfig) -> Result<(), StartError> {
+    let problem = |text: String| Err(StartError::Config(text));
+    if config.cell.is_empty() || config.cell.len() > 255 || config.cell.contains('/') {
+        return problem(format!("the cell's name {:?} must have 1 to 255 bytes and no '/'", config.cell));
+    }
+    if config.replica == 0 {
+        return problem("a replica's number must be greater than 0".to_owned());
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    if let Some((twice, _)) = config.members.iter().find(|(id, _)| !seen.insert(*id)) {
+        return problem(format!("the list of members has replica {twice} twice"));
+    }
+    if !seen.contains(&config.replica) {
+        return problem(format!("the list of members {seen:?} lacks this replica, {}", config.replica));
+    }
+    if config.tuning.election_min >= config.tuning.election_max
+        || config.tuning.election_min <= config.tuning.heartbeat * 2
+    {
+        return problem(format!(
+            "the election timeouts {:?} to {:?} must be a range above twice the heartbeat of {:?}",
+            config.tuning.election_min, config.tuning.election_max, config.tuning.heartbeat
+        ));
+    }
+    Ok(())
+}
+
+struct Opened {
+    folder: DataFolder,
+    log: Log,
+    snapshots: SnapshotStore,
+    store: MachineStore,
+}
+
+/// Opening reads and checks whole files, so it happens off the runtime.
+async fn open(config: &CellConfig, world: &World, cell_id: u64) -> Result<Opened, StartError> {
+    let (config, disk) = (config.clone(), Arc::clone(&world.disk));
+    let opened = tokio::task::spawn_blocking(move || {
+        let mut folder =
+            DataFolder::open(Arc::clone(&disk), &config.data, &config.cell, cell_id, config.replica)?;
+        let log = folder.open_log(config.tuning.log.clone())?;
+        let snapshots = folder.open_snapshots().map_err(StartError::Snapshot)?;
+        let store = MachineStore::open(disk, snapshots.clone()).map_err(StartError::Snapshot)?;
+        Ok(Opened { folder, log, snapshots, store })
+    });
+    opened.await.map_err(|error| StartError::Engine(error.to_string()))?
+}
+
+/// The tasks of a replica, made but not started.
+struct Tasks {
+    router: RouterTask,
+    barriers: Barriers,
+    barriers_asked: mpsc::UnboundedReceiver<BarrierRequest>,
+    leadership: watch::Sender<Leadership>,
+    service: PeerService,
+}
+
+impl Tasks {
+    fn spawn(self, cell: &Cell, listener: Box<dyn Listener>) {
+        let stop = cell.inner.stop.subscribe();
+        let max_connections = cell.tuning().max_peer_connections;
+        let followed = self.leadership.subscribe();
+        tokio::spawn(leadership::follow(cell.inner.raft.clone(), self.leadership));
+        tokio::spawn(self.router.run());
+        tokio::spawn(self.barriers.run(self.barriers_asked));
+        tokio::spawn(serve(self.service, listener, max_connections, stop.clone()));
+        tokio::spawn(until_stop(stop.clone(), leases::expire_sessions(cell.clone(), followed)));
+        tokio::spawn(until_stop(stop, upkeep::bound_the_log(cell.clone())));
+    }
+}
+
+async fn until_stop(mut stop: watch::Receiver<bool>, task: impl Future<Output = ()>) {
+    tokio::select! {
+        _ = stop.wait_for(|stop| *stop) => {}
+        () = task => {}
+    }
+}
+
+async fn assemble(
+    config: CellConfig,
+    world: World,
+    cell_id: u64,
+    peer_address: std::net::SocketAddr,
+    opened: Opened,
+) -> Result<(Cell, Tasks), StartError> {
+    let Opened { folder, log, snapshots, store } = opened;
+    let machine = store.machine();
+    let network = PeerNetwork { cell_id, transport: Arc::clone(&world.transport) };
+    let engine = engine_config(&config)?;
+    let raft: CellRaft = Raft::new(config.replica, Arc::new(engine), network.clone(), log.clone(), store)
+        .await
+        .map_err(|error| StartError::Engine(error.to_string()))?;
+
+    let (router, submitted, barriers_asked) = Router::new(&config.tuning);
+    let (publish, leadership) = watch::channel(Leadership { role: "follower", ..Leadership::default() });
+    let (return_to, returned) = mpsc::unbounded_channel();
+    let members = member_list(&config.members);
+    let forwarders = Forwarders::new(network, members.clone(), return_to);
+    let leases = Arc::new(Leases::default());
+    let tasks = Tasks {
+        router: RouterTask {
+            raft: raft.clone(),
+            log: log.clone(),
+            clock: world.clock.clone(),
+            submitted,
+            leadership: leadership.clone(),
+            forwarders: forwarders.clone(),
+            returned,
+            members: members.clone(),
+            max_batches: config.tuning.batches_in_flight,
+            waiting: std::collections::VecDeque::new(),
+            batches: futures_util::stream::FuturesUnordered::new(),
+            pause_until: Instant::now(),
+        },
+        barriers: Barriers {
+            raft: raft.clone(),
+            machine: Arc::clone(&machine),
+            leadership: leadership.clone(),
+            forwarders,
+            leases: Arc::clone(&leases),
+            members,
+        },
+        barriers_asked,
+        leadership: publish,
+        service: PeerService {
+            cell_id,
+            raft: raft.clone(),
+            disk: Arc::clone(&world.disk),
+            snapshots,
+            router: router.clone(),
+        },
+    };
+    let inner = Inner {
+        config,
+        world,
+        cell_id,
+        peer_address,
+        raft,
+        machine,
+        log,
+        router,
+        leadership,
+        leases,
+        stop: watch::Sender::new(false),
+        started: Instant::now(),
+        _folder: folder,
+    };
+    Ok((Cell { inner: Arc::new(inner) }, tasks))
+}
+
+fn engine_config(config: &CellConfig) -> Result<Config, StartError> {
+    let ms = |duration: Duration| duration.as_millis() as u64;
+    let tuning = &config.tuning;
+    Config {
+        cluster_name: config.cell.clone(),
+        heartbeat_interval: ms(tuning.heartbeat),
+        election_timeout_min: ms(tuning.election_min),
+        election_timeout_max: ms(tuning.election_max),
+        max_payload_entries: 64,
+        // Snapshots and purges go by bytes, which `upkeep` counts; the engine counts entries.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        replication_lag_threshold: u64::MAX,
+        // A restarted leader must be elected again: what it forgot may have been overruled meanwhile.
+        enable_leader_restore: Some(false),
+        // A replica that was cut off must not depose a healthy leader when it comes back (thesis §9.6).
+        enable_pre_vote: Some(true),
+        ..Config::default()
+    }
+    .validate()
+    .map_err(|error| StartError::Config(error.to_string()))
+}
+
+fn member_list(members: &[(ReplicaId, Member)]) -> String {
+    let list: Vec<String> =
+        members.iter().map(|(id, member)| format!("{id} ({})", member.peer_address)).collect();
+    list.join(", ")
+}

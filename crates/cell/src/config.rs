@@ -1,0 +1,84 @@
+//! What a replica is told before it starts.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::consensus::{Member, ReplicaId};
+use crate::log::LogOptions;
+
+/// What makes a replica this replica.
+#[derive(Clone, Debug)]
+pub struct CellConfig {
+    /// The cell's name, the `<cell>` of `/ls/<cell>/…`.
+    pub cell: String,
+    /// This replica's number, greater than 0 and its own for ever.
+    pub replica: ReplicaId,
+    /// The folder that holds the log, the vote and the snapshots.
+    pub data: PathBuf,
+    /// The members that the cell starts with, this replica among them.
+    pub members: Vec<(ReplicaId, Member)>,
+    /// Start a new cell of these members if the data folder is empty. Every member of a new cell is
+    /// started this way, with the same list.
+    pub bootstrap: bool,
+    /// Where to listen for the other replicas.
+    pub peers_listen: String,
+    /// Times and sizes.
+    pub tuning: Tuning,
+}
+
+/// Times and sizes; the defaults are for replicas that are a millisecond or less apart.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// How often the leader says that it lives.
+    pub heartbeat: Duration,
+    /// A follower that hears nothing for a random time between this and `election_max` stands for election.
+    pub election_min: Duration,
+    /// See `election_min`. Also the leader's lease: no vote is given away this long after a heartbeat.
+    pub election_max: Duration,
+    /// A snapshot is written after this many bytes of log, or as many as the last snapshot has, if more.
+    pub snapshot_log_bytes: u64,
+    /// Log that is kept behind a snapshot, so that a replica that was away for a moment needs no snapshot.
+    pub log_keep_bytes: u64,
+    /// Log entries on their way at once. Fewer make larger entries, more hide the disk's delay.
+    pub batches_in_flight: usize,
+    /// Requests that may wait or be under way at once; more are refused as *overloaded*.
+    pub queue_requests: usize,
+    /// Bytes of requests that may wait or be under way at once.
+    pub queue_bytes: usize,
+    /// Connections from other replicas.
+    pub max_peer_connections: usize,
+    /// The log's segments and caches.
+    pub log: LogOptions,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(50),
+            election_min: Duration::from_millis(200),
+            election_max: Duration::from_millis(350),
+            snapshot_log_bytes: 64 << 20,
+            log_keep_bytes: 32 << 20,
+            batches_in_flight: 8,
+            queue_requests: 65_536,
+            queue_bytes: 64 << 20,
+            max_peer_connections: 64,
+            log: LogOptions::default(),
+        }
+    }
+}
+
+impl CellConfig {
+    /// The number that every member of this cell computes alike from the list that the cell began with, so
+    /// that replicas of different cells know each other for strangers.
+    pub(crate) fn cell_id(&self) -> u64 {
+        let mut members = self.members.clone();
+        members.sort_by_key(|(id, _)| *id);
+        let text = members.iter().fold(self.cell.clone(), |text, (id, member)| {
+            format!("{text}\n{id} {} {}", member.peer_address, member.client_address)
+        });
+        // Two different checksums side by side: the number is for telling cells apart, not for security.
+        let bytes = text.as_bytes();
+        u64::from(crc32c::crc32c(bytes)) << 32 | u64::from(crc32c::crc32c_append(0x4272_616d, bytes))
+    }
+}

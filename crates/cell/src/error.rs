@@ -1,0 +1,120 @@
+//! Why the cell did not do what was asked, and whether it certainly did not.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a request has no outcome, or a barrier was not passed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum ProposeError {
+    /// Too much waits already.
+    #[error("overloaded: {waiting} requests wait at this replica; try again in {retry_after_ms} ms")]
+    Overloaded {
+        /// Requests that wait or are under way.
+        waiting: usize,
+        /// A good time to try again.
+        retry_after_ms: u32,
+    },
+    /// The request would not fit in a log entry.
+    #[error(
+        "the requests of one message take {bytes} bytes, more than the {limit} that a log entry holds; send fewer at once"
+    )]
+    TooLarge {
+        /// What they take.
+        bytes: usize,
+        /// What they may take.
+        limit: usize,
+    },
+    /// The leader's disk is full.
+    #[error(
+        "no space: the leader's disk has {free} bytes free and needs {needed}; reads go on, writes do again once there is space"
+    )]
+    NoSpace {
+        /// Free bytes on the leader's disk.
+        free: u64,
+        /// What it needs before it takes writes again.
+        needed: u64,
+    },
+    /// No leader was found in time. Nothing was done.
+    #[error(
+        "unavailable: no leader, members {members}; waited {waited:?} for one: a majority of the members must run and reach each other"
+    )]
+    NoLeader {
+        /// How long it was waited for one.
+        waited: Duration,
+        /// The members and their addresses.
+        members: String,
+    },
+    /// Asked of a replica that does not lead. Nothing was done.
+    #[error("this replica does not lead")]
+    NotLeader,
+    /// The deadline passed while the request was under way.
+    #[error(
+        "the deadline passed after {waited:?} while a majority had not confirmed; the leader may have lost touch with the members {members}"
+    )]
+    Deadline {
+        /// How long it was waited.
+        waited: Duration,
+        /// The members and their addresses.
+        members: String,
+    },
+    /// The leader was lost while a request without an identity was under way.
+    #[error(
+        "the leader was lost while the request was under way; give requests an idempotency key or a session to have them retried safely"
+    )]
+    LeaderLost,
+    /// This replica is stopping or has failed.
+    #[error("this replica is stopping: {why}; use another one")]
+    Stopping {
+        /// What stopped it.
+        why: String,
+        /// Whether the request was under way by then.
+        under_way: bool,
+    },
+}
+
+impl ProposeError {
+    /// False: certainly nothing was done.
+    pub fn may_have_been_done(&self) -> bool {
+        match self {
+            ProposeError::Deadline { .. } | ProposeError::LeaderLost => true,
+            ProposeError::Stopping { under_way, .. } => *under_way,
+            _ => false,
+        }
+    }
+}
+
+/// Why a replica could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The settings contradict each other.
+    #[error("{0}")]
+    Config(String),
+    /// The data folder is not usable.
+    #[error(transparent)]
+    Folder(#[from] crate::data_folder::FolderError),
+    /// The log is not usable.
+    #[error(transparent)]
+    Log(#[from] crate::log::LogError),
+    /// The snapshot is not usable.
+    #[error("the newest snapshot can't be used: {0}")]
+    Snapshot(#[source] std::io::Error),
+    /// An address can't be listened on.
+    #[error(
+        "can't listen on {address}: {error}; is another process using the port? choose another one, or end that process"
+    )]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The consensus engine did not start.
+    #[error("the consensus engine did not start: {0}")]
+    Engine(String),
+    /// The folder is empty and nothing says that the cell is new.
+    #[error(
+        "the data folder {0} holds no cell yet; start every member of a new cell with --bootstrap and the same list of members"
+    )]
+    NotBootstrapped(String),
+}

@@ -1,0 +1,78 @@
+//! Who leads, as this replica knows it: one small value that the rest of the cell follows.
+
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+use tokio::sync::watch;
+
+use crate::cell::CellRaft;
+use crate::consensus::{Member, ReplicaId};
+
+/// Who leads in which term.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The newest term this replica has heard of.
+    pub term: u64,
+    /// The leader, if one is known.
+    pub leader: Option<(ReplicaId, Member)>,
+    /// The leader is this replica.
+    pub here: bool,
+    /// `leader`, `follower`, `candidate`, `learner` or `stopped`.
+    pub role: &'static str,
+    /// Leaders this replica has seen since it started.
+    pub elections: u64,
+}
+
+/// Republishes what openraft says of the leader whenever it changes, until openraft stops.
+pub(crate) async fn follow(raft: CellRaft, publish: watch::Sender<Leadership>) {
+    let mut metrics = raft.server_metrics();
+    let mut seen = (0, 0);
+    loop {
+        let now = {
+            let metrics = metrics.borrow_watched();
+            let leader = metrics.current_leader.and_then(|id| {
+                let member = metrics.membership_config.membership().get_node(&id)?;
+                Some((id, member.clone()))
+            });
+            let here = metrics.state == ServerState::Leader
+                && leader.as_ref().is_some_and(|(id, _)| *id == metrics.id);
+            Leadership {
+                term: metrics.vote.leader_id().term,
+                leader,
+                here,
+                role: role(metrics.state),
+                elections: 0,
+            }
+        };
+        publish.send_if_modified(|published| {
+            let mut elections = published.elections;
+            if let Some((id, _)) = &now.leader
+                && seen != (now.term, *id)
+            {
+                seen = (now.term, *id);
+                elections += 1;
+            }
+            let now = Leadership { elections, ..now };
+            let changed = *published != now;
+            *published = now;
+            changed
+        });
+        if metrics.changed().await.is_err() {
+            publish.send_modify(|published| {
+                published.leader = None;
+                published.here = false;
+                published.role = role(ServerState::Shutdown);
+            });
+            return;
+        }
+    }
+}
+
+fn role(state: ServerState) -> &'static str {
+    match state {
+        ServerState::Leader => "leader",
+        ServerState::Follower => "follower",
+        ServerState::Candidate => "candidate",
+        ServerState::Learner => "learner",
+        ServerState::Shutdown => "stopped",
+    }
+}

@@ -1,0 +1,111 @@
+//! When sessions end: the leader's monotonic clock, never replicated. A new leader gives every session its
+//! full lease again (Chubby §2.8, spec S-2, S-5).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bramah_machine::{Command, ExpireSession, Identity, Request, SessionId, State};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::cell::Cell;
+use crate::leadership::Leadership;
+
+/// How often the leader looks for leases that ran out.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Sessions ended in one step, so that a mass expiry doesn't fill the queue.
+const EXPIRIES_A_TICK: usize = 1_000;
+
+/// The leases that this replica has given since it leads.
+#[derive(Default)]
+pub(crate) struct Leases {
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    term: u64,
+    ends: HashMap<SessionId, Lease>,
+}
+
+enum Lease {
+    Until(Instant),
+    /// Its end has been proposed: no extension any more, or a client might be told of a lease that it lost.
+    Ending(Instant),
+}
+
+impl Leases {
+    /// Extends the leases of sessions whose clients were heard, at a leader that has just proved that it
+    /// leads in `term`. Gives back those that are over.
+    pub(crate) fn extend(&self, term: u64, sessions: &[SessionId], state: &State) -> Vec<SessionId> {
+        let mut table = self.table.lock();
+        if table.term != term {
+            *table = Table { term, ends: HashMap::new() };
+        }
+        let now = Instant::now();
+        let mut lapsed = Vec::new();
+        for &id in sessions {
+            let length = state.session(id).map(|session| Duration::from_millis(session.lease_ms.into()));
+            match (length, table.ends.get(&id)) {
+                (None, _) | (_, Some(Lease::Ending(_))) => lapsed.push(id),
+                (Some(length), _) => {
+                    table.ends.insert(id, Lease::Until(now + length));
+                }
+            }
+        }
+        lapsed
+    }
+
+    /// The sessions whose lease is over; sessions that have none yet get one in full.
+    fn overdue(&self, term: u64, state: &State) -> Vec<SessionId> {
+        let mut table = self.table.lock();
+        if table.term != term {
+            *table = Table { term, ends: HashMap::new() };
+        }
+        let now = Instant::now();
+        table.ends.retain(|id, _| state.session(*id).is_some());
+        let mut overdue = Vec::new();
+        for (id, session) in state.sessions() {
+            let length = Duration::from_millis(session.lease_ms.into());
+            let lease = table.ends.entry(id).or_insert(Lease::Until(now + length));
+            let over = match lease {
+                Lease::Until(end) => *end <= now,
+                // The proposal was lost: propose again.
+                Lease::Ending(proposed) => *proposed + TICK * 4 <= now,
+            };
+            if over && overdue.len() < EXPIRIES_A_TICK {
+                *lease = Lease::Ending(now);
+                overdue.push(id);
+            }
+        }
+        overdue
+    }
+}
+
+/// Proposes the end of sessions whose lease ran out, while this replica leads.
+pub(crate) async fn expire_sessions(cell: Cell, leadership: watch::Receiver<Leadership>) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let (here, term) = {
+            let leadership = leadership.borrow();
+            (leadership.here, leadership.term)
+        };
+        if !here {
+            continue;
+        }
+        let view = cell.view();
+        for session in cell.leases().overdue(term, &view) {
+            let command = Command::ExpireSession(ExpireSession { session, term });
+            let request = Request { identity: Identity::Anonymous, command };
+            tracing::info!(session = session.0, term, "a session's lease ran out");
+            let deadline = Instant::now() + TICK * 4;
+            if let Err(error) = cell.propose_detached(&request, deadline) {
+                tracing::error!(%error, session = session.0, "a session's end can't be encoded");
+            }
+        }
+    }
+}

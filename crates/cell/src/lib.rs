@@ -1,0 +1,38 @@
+//! How the replicas of a cell agree: openraft behind a small face.
+//!
+//! [`Cell`] is that face: hand requests over, pass a barrier, read the state, follow events and leadership,
+//! stop. Behind it: the [`log`] on disk, the batcher and the forwarding to the leader, read indexes shared
+//! by all reads that wait, leases of sessions, snapshots and the log's upkeep.
+//!
+//! This room never decodes what clients send and never lets the wall clock decide anything.
+
+mod barrier;
+mod cell;
+mod clock;
+mod config;
+pub mod consensus;
+pub mod data_folder;
+pub mod disk;
+mod error;
+mod leadership;
+mod leases;
+pub mod log;
+mod machine_store;
+mod peers;
+mod router;
+pub mod snapshot_store;
+mod status;
+mod submission;
+mod upkeep;
+
+pub use barrier::Barrier;
+pub use cell::{Cell, World};
+pub use clock::WallClock;
+pub use config::{CellConfig, Tuning};
+pub use consensus::{Member, ReplicaId};
+pub use data_folder::FolderError;
+pub use error::{ProposeError, StartError};
+pub use leadership::Leadership;
+pub use log::LogOptions;
+pub use status::{Digest, Status};
+pub use submission::{Done, Requests, Submission};

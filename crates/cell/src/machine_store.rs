@@ -1,0 +1,240 @@
+//! The state machine as openraft drives it: applies entries, freezes views, writes and installs snapshots.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bramah_machine::{Batch, Event, State};
+use futures_util::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use parking_lot::RwLock;
+use tokio::sync::{broadcast, watch};
+
+use crate::consensus::TypeConfig;
+use crate::disk::{self, Disk};
+use crate::snapshot_store::{SnapshotFile, SnapshotStore};
+
+/// How many entries' events a slow reader may fall behind before it is told that it lagged.
+const EVENTS_KEPT: usize = 4_096;
+
+/// The state with the point of the log that it is the state of.
+#[derive(Clone)]
+pub(crate) struct AppliedState {
+    pub(crate) state: State,
+    pub(crate) last: Option<LogIdOf<TypeConfig>>,
+    pub(crate) membership: StoredMembershipOf<TypeConfig>,
+}
+
+/// What readers share with the task that applies entries.
+pub(crate) struct Machine {
+    applied: RwLock<AppliedState>,
+    index: watch::Sender<u64>,
+    events: broadcast::Sender<Arc<[Event]>>,
+    snapshot_bytes: AtomicU64,
+}
+
+impl Machine {
+    fn new(applied: AppliedState) -> Self {
+        let index = applied.last.as_ref().map_or(0, |log_id| log_id.index);
+        Self {
+            applied: RwLock::new(applied),
+            index: watch::Sender::new(index),
+            events: broadcast::Sender::new(EVENTS_KEPT),
+            snapshot_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Looks at the state. `look` must be short: nothing is applied meanwhile. For more take a `view`.
+    pub(crate) fn read<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        look(&self.applied.read().state)
+    }
+
+    /// The state as it is now, frozen; costs a few pointer copies.
+    pub(crate) fn view(&self) -> AppliedState {
+        self.applied.read().clone()
+    }
+
+    /// Follows the index of the last applied entry.
+    pub(crate) fn applied_index(&self) -> watch::Receiver<u64> {
+        self.index.subscribe()
+    }
+
+    /// The events of every entry that is applied from now on.
+    pub(crate) fn events(&self) -> broadcast::Receiver<Arc<[Event]>> {
+        self.events.subscribe()
+    }
+
+    /// Length of the newest snapshot.
+    pub(crate) fn snapshot_bytes(&self) -> u64 {
+        self.snapshot_bytes.load(Ordering::Relaxed)
+    }
+
+    fn change<R>(&self, log_id: LogIdOf<TypeConfig>, change: impl FnOnce(&mut AppliedState) -> R) -> R {
+        let mut applied = self.applied.write();
+        let result = change(&mut applied);
+        applied.last = Some(log_id);
+        result
+    }
+
+    fn install(&self, applied: AppliedState) {
+        let index = applied.last.as_ref().map_or(0, |log_id| log_id.index);
+        *self.applied.write() = applied;
+        self.index.send_replace(index);
+    }
+}
+
+/// The half that openraft owns.
+pub(crate) struct MachineStore {
+    machine: Arc<Machine>,
+    disk: Arc<dyn Disk>,
+    snapshots: SnapshotStore,
+}
+
+impl MachineStore {
+    /// Begins with the newest snapshot on disk, or with an empty state.
+    pub(crate) fn open(disk: Arc<dyn Disk>, snapshots: SnapshotStore) -> Result<Self, io::Error> {
+        let applied = match snapshots.newest() {
+            Some(file) => load(&file)?,
+            None => AppliedState {
+                state: State::default(),
+                last: None,
+                membership: StoredMembershipOf::<TypeConfig>::default(),
+            },
+        };
+        let machine = Machine::new(applied);
+        machine.snapshot_bytes.store(snapshots.newest().map_or(0, |file| file.length()), Ordering::Relaxed);
+        Ok(Self { machine: Arc::new(machine), disk, snapshots })
+    }
+
+    /// The half that readers share.
+    pub(crate) fn machine(&self) -> Arc<Machine> {
+        Arc::clone(&self.machine)
+    }
+
+    fn apply_one(&self, (entry, responder): EntryResponder<TypeConfig>) -> io::Result<()> {
+        let log_id = entry.log_id;
+        let term = log_id.committed_leader_id().term;
+        let mut events = Vec::new();
+        let outcomes = match entry.payload {
+            EntryPayload::Blank => self.machine.change(log_id, |_| Vec::new()),
+            EntryPayload::Normal(batch) => {
+                let batch = Batch::decode(&batch.0).map_err(|error| {
+                    io::Error::new(io::ErrorKind::InvalidData, format!("log entry {log_id}: {error}"))
+                })?;
+                self.machine.change(log_id, |applied| applied.state.apply_decoded(batch, term, &mut events))
+            }
+            EntryPayload::Membership(membership) => self.machine.change(log_id, |applied| {
+                applied.membership = StoredMembershipOf::<TypeConfig>::new(Some(log_id), membership);
+                Vec::new()
+            }),
+        };
+        // After the state shows the change (spec E-2).
+        if !events.is_empty() && self.machine.events.receiver_count() > 0 {
+            let _ = self.machine.events.send(events.into());
+        }
+        if let Some(responder) = responder {
+            responder.send(outcomes);
+        }
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for MachineStore {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = SnapshotWriter;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<LogIdOf<TypeConfig>>, StoredMembershipOf<TypeConfig>), io::Error> {
+        let applied = self.machine.applied.read();
+        Ok((applied.last, applied.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(entry) = entries.next().await {
+            let entry = entry?;
+            let index = entry.0.log_id.index;
+            self.apply_one(entry)?;
+            self.machine.index.send_replace(index);
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotWriter {
+        SnapshotWriter {
+            view: self.machine.view(),
+            machine: Arc::clone(&self.machine),
+            disk: Arc::clone(&self.disk),
+            snapshots: self.snapshots.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<TypeConfig>,
+        snapshot: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        let snapshots = self.snapshots.clone();
+        let meta = meta.clone();
+        let (applied, length) = disk::run(&self.disk, move || {
+            let applied = load(&snapshot)?;
+            if applied.last != meta.last_log_id {
+                let message = format!("snapshot {:?} is not the one announced", snapshot.meta().last_log_id);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
+            snapshots.adopt(&snapshot)?;
+            Ok((applied, snapshot.length()))
+        })
+        .await?;
+        self.machine.install(applied);
+        self.machine.snapshot_bytes.store(length, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig, SnapshotFile>>, io::Error> {
+        Ok(self
+            .snapshots
+            .newest()
+            .map(|file| SnapshotOf::<TypeConfig, SnapshotFile> { meta: file.meta().clone(), snapshot: file }))
+    }
+}
+
+/// Writes a frozen view to a snapshot file while new entries are applied (spec G-5).
+pub(crate) struct SnapshotWriter {
+    view: AppliedState,
+    machine: Arc<Machine>,
+    disk: Arc<dyn Disk>,
+    snapshots: SnapshotStore,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotWriter {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotFile>, io::Error> {
+        let snapshots = self.snapshots.clone();
+        let view = self.view.clone();
+        let meta =
+            SnapshotMetaOf::<TypeConfig> { last_log_id: view.last, last_membership: view.membership.clone() };
+        let file = disk::run(&self.disk, move || {
+            snapshots.write(meta, |mut body| view.state.write_snapshot(&mut body))
+        })
+        .await?;
+        self.machine.snapshot_bytes.store(file.length(), Ordering::Relaxed);
+        Ok(SnapshotOf::<TypeConfig, SnapshotFile> { meta: file.meta().clone(), snapshot: file })
+    }
+}
+
+fn load(file: &SnapshotFile) -> io::Result<AppliedState> {
+    let state = State::read_snapshot(&mut file.body()?).map_err(|error| {
+        let message = format!("snapshot {}: {error}", file.path().display());
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    })?;
+    Ok(AppliedState { state, last: file.meta().last_log_id, membership: file.meta().last_membership.clone() })
+}

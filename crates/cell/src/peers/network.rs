@@ -1,0 +1,285 @@
+//! The half of the peers' network that asks: one connection for the log, one for heartbeats and votes, one
+//! for snapshots, so that none waits behind another.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bramah_wire::transport::{self, Timeouts, Transport};
+use bramah_wire::v1::peer_client::PeerClient;
+use bramah_wire::v1::{PeerMessage, SnapshotChunk, SnapshotOffsetRequest};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::type_config::alias::{SnapshotOf, VoteOf};
+use openraft::{OptionalSend, network::Backoff};
+use serde::de::DeserializeOwned;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use super::{MAX_MESSAGE_BYTES, SNAPSHOT_CHUNK_BYTES, encode};
+use crate::consensus::{Member, ReplicaId, TypeConfig};
+use crate::snapshot_store::SnapshotFile;
+
+/// How long a whole snapshot may take on its way before it is begun again where it stopped.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(600);
+
+/// A peer that is silent for 2 s is gone: what was sent to it is sent again on a new connection.
+const TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_millis(500),
+    keep_alive_interval: Duration::from_secs(1),
+    keep_alive_timeout: Duration::from_secs(2),
+};
+
+/// Makes a connection to each member.
+#[derive(Clone)]
+pub(crate) struct PeerNetwork {
+    pub(crate) cell_id: u64,
+    pub(crate) transport: Arc<dyn Transport>,
+}
+
+impl PeerNetwork {
+    /// A connection that is made at the first call and again after it broke.
+    pub(crate) fn client(&self, member: &Member) -> Result<PeerClient<Channel>, Status> {
+        let transport = Arc::clone(&self.transport);
+        let channel = transport::channel_lazy(transport, &member.peer_address, TIMEOUTS)
+            .map_err(|error| Status::unavailable(format!("{}: {error}", member.peer_address)))?;
+        Ok(PeerClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
+    type Network = Peer;
+
+    async fn new_client(&mut self, _target: ReplicaId, node: &Member) -> Peer {
+        Peer { cell_id: self.cell_id, client: self.client(node) }
+    }
+}
+
+/// One connection to one member.
+pub(crate) struct Peer {
+    cell_id: u64,
+    /// An error if the member's address can't be one.
+    client: Result<PeerClient<Channel>, Status>,
+}
+
+/// The calls of `peer.proto` that carry one body each way.
+enum Ask {
+    Heartbeat,
+    Vote,
+    PreVote,
+    TransferLeader,
+}
+
+impl Peer {
+    fn client(&mut self) -> Result<&mut PeerClient<Channel>, RPCError<TypeConfig>> {
+        self.client.as_mut().map_err(|status| unreachable(status))
+    }
+
+    async fn ask<R: DeserializeOwned>(
+        &mut self,
+        what: Ask,
+        body: Result<Bytes, io::Error>,
+        option: &RPCOption,
+    ) -> Result<R, RPCError<TypeConfig>> {
+        let mut request =
+            tonic::Request::new(PeerMessage { cell_id: self.cell_id, body: body.map_err(|e| network(&e))? });
+        request.set_timeout(option.soft_ttl());
+        let client = self.client()?;
+        let answer = async {
+            match what {
+                Ask::Heartbeat => client.heartbeat(request).await,
+                Ask::Vote => client.vote(request).await,
+                Ask::PreVote => client.pre_vote(request).await,
+                Ask::TransferLeader => client.transfer_leader(request).await,
+            }
+        };
+        let message = tokio::time::timeout(option.soft_ttl(), answer)
+            .await
+            .map_err(|elapsed| RPCError::Unreachable(Unreachable::new(&elapsed)))?
+            .map_err(|status| unreachable(&status))?
+            .into_inner();
+        decode(&message.body).map_err(|e| network(&e))
+    }
+}
+
+fn network(error: &io::Error) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::new(error))
+}
+
+fn unreachable(status: &Status) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::new(status))
+}
+
+fn decode<R: DeserializeOwned>(body: &[u8]) -> io::Result<R> {
+    postcard::from_bytes(body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask(Ask::Heartbeat, encode(&rpc), &option).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<
+            BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+            RPCError<TypeConfig>,
+        >,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let cell_id = self.cell_id;
+        let outbound = input.filter_map(move |rpc| {
+            // Entries were encoded once before they were appended here, so this can't fail for their shape;
+            // should it fail all the same, the stream falls silent and is begun again.
+            let message = encode(&rpc).map(|body| PeerMessage { cell_id, body }).ok();
+            std::future::ready(message)
+        });
+        Box::pin(async move {
+            let inbound = tokio::time::timeout(option.soft_ttl(), self.client()?.append(outbound))
+                .await
+                .map_err(|elapsed| RPCError::Unreachable(Unreachable::new(&elapsed)))?
+                .map_err(|status| unreachable(&status))?
+                .into_inner();
+            let answers = inbound.map(|message| match message {
+                Ok(message) => decode(&message.body).map_err(|e| network(&e)),
+                Err(status) => Err(unreachable(&status)),
+            });
+            Ok(answers.boxed())
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask(Ask::Vote, encode(&rpc), &option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask(Ask::PreVote, encode(&rpc), &option).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask(Ask::TransferLeader, encode(&rpc), &option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, SnapshotFile>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = tokio::time::timeout(SNAPSHOT_DEADLINE, self.send_snapshot(vote, snapshot.snapshot)) => match sent {
+                Ok(sent) => sent.map_err(|status| StreamingError::Unreachable(Unreachable::new(&status))),
+                Err(elapsed) => Err(StreamingError::Unreachable(Unreachable::new(&elapsed))),
+            },
+        }
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        // A replica that comes back should be found at once: connecting in vain to a port nobody listens
+        // on is cheap.
+        Some(Backoff::new(std::iter::repeat(Duration::from_millis(100))))
+    }
+}
+
+impl Peer {
+    async fn send_snapshot(
+        &mut self,
+        vote: VoteOf<TypeConfig>,
+        file: SnapshotFile,
+    ) -> Result<SnapshotResponse<TypeConfig>, Status> {
+        let client = self.client.as_mut().map_err(|status| status.clone())?;
+        let vote = encode(&vote).map_err(super::internal)?;
+        let meta = encode(file.meta()).map_err(super::internal)?;
+        let mut question = tonic::Request::new(SnapshotOffsetRequest {
+            cell_id: self.cell_id,
+            meta: meta.clone(),
+            length: file.length(),
+            checksum: file.checksum(),
+        });
+        question.set_timeout(Duration::from_secs(10));
+        let offset = client.snapshot_offset(question).await?.into_inner().offset;
+        let chunks = chunks(self.cell_id, vote, meta, file, offset);
+        let reply = client.snapshot(chunks).await?.into_inner();
+        super::decode(&reply.body)
+    }
+}
+
+/// The file from `offset` to its end. The first chunk is sent even if it is empty: it carries the vote.
+fn chunks(
+    cell_id: u64,
+    vote: Bytes,
+    meta: Bytes,
+    file: SnapshotFile,
+    offset: u64,
+) -> impl Stream<Item = SnapshotChunk> + Send {
+    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    // Reading the file blocks, so it has a thread of its own for as long as the transfer lasts.
+    tokio::task::spawn_blocking(move || {
+        let mut head = Some((vote, meta));
+        let mut offset = offset;
+        loop {
+            let data = match file.read_at(offset, SNAPSHOT_CHUNK_BYTES) {
+                Ok(data) => data,
+                Err(error) => {
+                    tracing::error!(%error, offset, path = %file.path().display(), "a snapshot can't be read");
+                    return;
+                }
+            };
+            if data.is_empty() && head.is_none() {
+                return;
+            }
+            let (vote, meta) = head.take().unwrap_or_default();
+            let chunk = SnapshotChunk {
+                cell_id,
+                vote,
+                meta,
+                offset,
+                length: file.length(),
+                checksum: file.checksum(),
+                data: Bytes::from(data),
+            };
+            offset += chunk.data.len() as u64;
+            if sender.blocking_send(chunk).is_err() {
+                return;
+            }
+        }
+    });
+    tokio_stream::wrappers::ReceiverStream::new(receiver)
+}

@@ -1,0 +1,203 @@
+//! The half of the peers' network that answers.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bramah_wire::transport::{self, Listener};
+use bramah_wire::v1::peer_server::{Peer as PeerApi, PeerServer};
+use bramah_wire::v1::{
+    ForwardReply, ForwardRequest, PeerMessage, SnapshotChunk, SnapshotOffsetReply, SnapshotOffsetRequest,
+};
+use futures_util::{Stream, StreamExt};
+use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf, VoteOf};
+use serde::Serialize;
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::forward::answer_forwards;
+use super::{MAX_MESSAGE_BYTES, decode, encode, internal};
+use crate::cell::CellRaft;
+use crate::consensus::TypeConfig;
+use crate::disk::{self, Disk};
+use crate::router::Router;
+use crate::snapshot_store::{SnapshotFile, SnapshotStore};
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What other replicas may ask of this one.
+pub(crate) struct PeerService {
+    pub(crate) cell_id: u64,
+    pub(crate) raft: CellRaft,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) snapshots: SnapshotStore,
+    pub(crate) router: Router,
+}
+
+/// Answers peers until `stop` turns true.
+pub(crate) async fn serve(
+    service: PeerService,
+    listener: Box<dyn Listener>,
+    max_connections: usize,
+    mut stop: watch::Receiver<bool>,
+) {
+    let service = PeerServer::new(service)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let served = tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .add_service(service)
+        .serve_with_incoming_shutdown(transport::incoming(listener, max_connections), async move {
+            let _ = stop.wait_for(|stop| *stop).await;
+        })
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the peers' port is no longer served");
+    }
+}
+
+impl PeerService {
+    fn check(&self, cell_id: u64) -> Result<(), Status> {
+        check_cell(self.cell_id, cell_id)
+    }
+}
+
+fn check_cell(ours: u64, theirs: u64) -> Result<(), Status> {
+    if ours == theirs {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!(
+        "this replica belongs to cell {ours:016x}, the caller to {theirs:016x}: check the addresses in the \
+         caller's list of members, and that all members were bootstrapped with the same list"
+    )))
+}
+
+fn reply(cell_id: u64, body: &impl Serialize) -> Result<Response<PeerMessage>, Status> {
+    Ok(Response::new(PeerMessage { cell_id, body: encode(body).map_err(internal)? }))
+}
+
+#[tonic::async_trait]
+impl PeerApi for PeerService {
+    type AppendStream = Replies<PeerMessage>;
+    type ForwardStream = Replies<ForwardReply>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<PeerMessage>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let cell_id = self.cell_id;
+        let requests = request
+            .into_inner()
+            .map(move |message| {
+                let message = message?;
+                check_cell(cell_id, message.cell_id)?;
+                decode(&message.body)
+            })
+            // A message that can't be read ends the stream: the leader begins another one.
+            .take_while(|rpc: &Result<_, Status>| {
+                if let Err(status) = rpc {
+                    tracing::warn!(%status, "a peer's stream of log entries ends");
+                }
+                std::future::ready(rpc.is_ok())
+            })
+            .filter_map(|rpc| std::future::ready(rpc.ok()));
+        let answers = self.raft.stream_append(requests).map(move |answer| {
+            let answer = answer.map_err(internal)?;
+            Ok(PeerMessage { cell_id, body: encode(&answer).map_err(internal)? })
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn heartbeat(&self, request: Request<PeerMessage>) -> Result<Response<PeerMessage>, Status> {
+        let message = request.into_inner();
+        self.check(message.cell_id)?;
+        let answer = self.raft.append_entries(decode(&message.body)?).await.map_err(internal)?;
+        reply(self.cell_id, &answer)
+    }
+
+    async fn vote(&self, request: Request<PeerMessage>) -> Result<Response<PeerMessage>, Status> {
+        let message = request.into_inner();
+        self.check(message.cell_id)?;
+        let answer = self.raft.vote(decode(&message.body)?).await.map_err(internal)?;
+        reply(self.cell_id, &answer)
+    }
+
+    async fn pre_vote(&self, request: Request<PeerMessage>) -> Result<Response<PeerMessage>, Status> {
+        let message = request.into_inner();
+        self.check(message.cell_id)?;
+        let answer = self.raft.pre_vote(decode(&message.body)?).await.map_err(internal)?;
+        reply(self.cell_id, &answer)
+    }
+
+    async fn transfer_leader(&self, request: Request<PeerMessage>) -> Result<Response<PeerMessage>, Status> {
+        let message = request.into_inner();
+        self.check(message.cell_id)?;
+        let answer = self.raft.handle_transfer_leader(decode(&message.body)?).await.map_err(internal)?;
+        reply(self.cell_id, &answer)
+    }
+
+    async fn snapshot_offset(
+        &self,
+        request: Request<SnapshotOffsetRequest>,
+    ) -> Result<Response<SnapshotOffsetReply>, Status> {
+        let request = request.into_inner();
+        self.check(request.cell_id)?;
+        let meta: SnapshotMetaOf<TypeConfig> = decode(&request.meta)?;
+        let snapshots = self.snapshots.clone();
+        let offset = disk::run(&self.disk, move || {
+            snapshots.receive(meta, request.length, request.checksum).map(|receiving| receiving.offset())
+        })
+        .await
+        .map_err(internal)?;
+        Ok(Response::new(SnapshotOffsetReply { offset }))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<SnapshotChunk>>,
+    ) -> Result<Response<PeerMessage>, Status> {
+        let mut chunks = request.into_inner();
+        let first =
+            chunks.message().await?.ok_or_else(|| Status::invalid_argument("a snapshot without chunks"))?;
+        self.check(first.cell_id)?;
+        let vote: VoteOf<TypeConfig> = decode(&first.vote)?;
+        let file = self.receive(first, &mut chunks).await?;
+        let snapshot = SnapshotOf::<TypeConfig, SnapshotFile> { meta: file.meta().clone(), snapshot: file };
+        let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(internal)?;
+        reply(self.cell_id, &answer)
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<ForwardRequest>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        Ok(Response::new(answer_forwards(self.cell_id, self.router.clone(), request.into_inner()).boxed()))
+    }
+}
+
+impl PeerService {
+    async fn receive(
+        &self,
+        first: SnapshotChunk,
+        chunks: &mut Streaming<SnapshotChunk>,
+    ) -> Result<SnapshotFile, Status> {
+        let meta: SnapshotMetaOf<TypeConfig> = decode(&first.meta)?;
+        let snapshots = self.snapshots.clone();
+        let (length, checksum) = (first.length, first.checksum);
+        let mut receiving = disk::run(&self.disk, move || snapshots.receive(meta, length, checksum))
+            .await
+            .map_err(internal)?;
+        let mut next = Some(first);
+        while let Some(chunk) = next {
+            if chunk.offset != receiving.offset() {
+                let message =
+                    format!("a snapshot's chunk at {}, wanted {}", chunk.offset, receiving.offset());
+                return Err(Status::failed_precondition(message));
+            }
+            receiving = disk::run(&self.disk, move || receiving.append(&chunk.data).map(|()| receiving))
+                .await
+                .map_err(internal)?;
+            next = chunks.message().await?;
+        }
+        disk::run(&self.disk, move || receiving.finish()).await.map_err(internal)
+    }
+}

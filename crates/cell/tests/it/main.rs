@@ -1,0 +1,5 @@
+//! Tests of the cell from outside.
+
+mod replication;
+mod storage;
+mod trio;

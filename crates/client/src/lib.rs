@@ -1,0 +1,66 @@
+//! How an application speaks to a Bramah cell: a session that survives its connections.
+//!
+//! ```no_run
+//! use bramah_client::{Client, Error, SetOptions};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Error> {
+//!     let client = Client::connect(["127.0.0.1:7501", "127.0.0.1:7511", "127.0.0.1:7521"]).await?;
+//!
+//!     // A counter that many processes add to; each increment counts exactly once, whatever breaks.
+//!     let visits = client.counter("/shop/visits");
+//!     println!("visit number {}", visits.increment(1).await?);
+//!
+//!     // A file, changed only if nobody else changed it in between.
+//!     client.mkdir_all("/shop/settings").await?;
+//!     let first = client.set("/shop/settings/colour", "green").await?;
+//!     let unchanged = SetOptions { if_generation: Some(first.generation), ..Default::default() };
+//!     match client.set_with("/shop/settings/colour", "blue", unchanged).await {
+//!         Ok(written) => println!("changed at revision {}", written.revision),
+//!         Err(Error::GenerationMismatch { current, .. }) => println!("somebody else was faster: {current:?}"),
+//!         Err(error) => return Err(error),
+//!     }
+//!
+//!     client.close().await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What a client does by itself
+//!
+//! * It finds the leader, or stays where it is: [`Route`].
+//! * When a connection breaks, or its replica falls silent, it turns to the next address and asks again for all
+//!   that is unanswered. Calls are numbered, and the cell remembers the answers, so none is done twice.
+//! * It tries refused calls again (an overloaded cell, one without a leader) until the call's deadline, within a
+//!   budget: in the long run one retry for five calls, and ten a second.
+//! * It keeps the session's lease. A session that expired all the same is replaced; calls that certainly were not
+//!   done go to the new one, and calls of which that can't be said fail with [`Error::SessionExpired`].
+//! * A minute without a call ends the session; the next call opens another.
+//!
+//! Every call ends by its deadline (10 s unless said otherwise), and every error says whether the call
+//! [may have been done](Error::may_have_been_done).
+
+mod addresses;
+mod budget;
+mod builder;
+mod calls;
+mod client;
+mod counter;
+mod error;
+mod files;
+mod lease;
+mod link;
+mod queue;
+mod session;
+mod status;
+mod timer;
+
+pub use builder::{ClientBuilder, IntoAddresses, Route};
+pub use client::{Client, SessionInfo};
+pub use counter::{Counter, IncrementOptions};
+pub use error::{Code, Error};
+pub use files::{Deleted, DirectoryEntry, DirectoryPage, File, Kind, SetOptions, Stat, Written};
+pub use status::{Leader, Member, ReplicaStatus};
+
+/// How connections are made: for simulations, which bring a network of their own.
+pub use bramah_wire::transport;

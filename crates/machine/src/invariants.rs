@@ -1,0 +1,259 @@
+//! What is always true of a state, whatever was applied: checked in tests, in debug builds, and of every
+//! snapshot that is read.
+
+use crate::keys::{MAX_KEY_BYTES, MAX_KEYS};
+use crate::session::{MAX_KEPT_ANSWERS, MAX_KEPT_PER_SESSION, MAX_NUMBERS_AHEAD, MAX_SESSIONS, Session};
+use crate::tree::{Kind, Node};
+use crate::{Change, Event, MAX_CONTENTS_BYTES, NodeKind, Path, SessionId, State};
+
+/// No count gets near this in the life of a cell, so counting up can't overflow.
+const MAX_COUNT: u64 = u64::MAX / 2;
+
+/// In debug builds a whole state up to this size is checked after each batch,
+const SMALL_STATE: usize = 64;
+/// and a larger one each time the revision passes a multiple of this.
+const REVISIONS_BETWEEN_FULL_CHECKS: u64 = 4096;
+
+type Check = Result<(), String>;
+
+fn ensure(holds: bool, broken: impl FnOnce() -> String) -> Check {
+    if holds { Ok(()) } else { Err(broken()) }
+}
+
+impl State {
+    /// Checks every invariant over the whole state and says which is broken, and where. Looks at all nodes,
+    /// sessions, answers and keys.
+    pub fn check_invariants(&self) -> Check {
+        self.counts_are_sane()?;
+        self.root_is_a_directory()?;
+        self.nodes_are_sane()?;
+        self.every_child_is_counted()?;
+        self.answers_belong_to_sessions()?;
+        self.keys_expire_in_order()
+    }
+
+    /// Checks the nodes that a batch changed, and at times all; a broken invariant ends the process, because
+    /// a state that is wrong must not be answered from.
+    pub(crate) fn assert_invariants_after(&self, events: &[Event]) {
+        let size = self.node_count() + self.session_count() + self.kept_answer_count() + self.key_count();
+        let first = events.first().map_or(self.revision(), |event| event.revision - 1);
+        let passed = first / REVISIONS_BETWEEN_FULL_CHECKS != self.revision() / REVISIONS_BETWEEN_FULL_CHECKS;
+        let checked = if size <= SMALL_STATE || passed {
+            self.check_invariants()
+        } else {
+            events.iter().try_for_each(|event| self.event_tells_the_truth(event))
+        };
+        if let Err(broken) = checked {
+            panic!("the state of the cell is broken: {broken}");
+        }
+    }
+
+    fn counts_are_sane(&self) -> Check {
+        for (name, count) in [
+            ("revision", self.tree.revision),
+            ("instance", self.tree.instances),
+            ("session", self.sessions.opened),
+        ] {
+            ensure(count <= MAX_COUNT, || format!("the {name} count {count} is too large to be true"))?;
+        }
+        Ok(())
+    }
+
+    fn root_is_a_directory(&self) -> Check {
+        let kind = self.node(&Path::root()).map(|node| node.kind.tag());
+        ensure(kind == Some(NodeKind::Directory), || format!("the root is {kind:?} and not a directory"))
+    }
+
+    fn nodes_are_sane(&self) -> Check {
+        self.nodes().try_for_each(|(path, node)| self.node_is_sane(path, node))
+    }
+
+    fn node_is_sane(&self, path: &Path, node: &Node) -> Check {
+        let broken = |what: &str| format!("{path}: {what}");
+        ensure((1..=self.tree.instances).contains(&node.instance), || broken("instance was never given"))?;
+        ensure((1..=MAX_COUNT).contains(&node.content_generation), || {
+            broken("content generation out of range")
+        })?;
+        ensure(node.lock_generation.max(node.acl_generation) <= MAX_COUNT, || {
+            broken("generation out of range")
+        })?;
+        ensure(node.created_revision <= node.modified_revision, || broken("changed before it was made"))?;
+        ensure(node.modified_revision <= self.tree.revision, || broken("changed in the future"))?;
+        match &node.kind {
+            Kind::File(file) => {
+                ensure(file.contents().len() <= MAX_CONTENTS_BYTES, || broken("contents too long"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The tree is strict: the paths are in order, so a directory's children stand together and one walk
+    /// with a look-up a directory finds them all.
+    fn every_child_is_counted(&self) -> Check {
+        let mut counted = 0;
+        let mut children = self.tree.nodes.keys().filter(|path| !path.is_root()).peekable();
+        while let Some(first) = children.next() {
+            let Some(directory) = first.parent() else { continue };
+            let mut found = 1;
+            while children.next_if(|path| path.is_child_of(&directory)).is_some() {
+                found += 1;
+            }
+            let holds = self.node(&directory).map(|node| &node.kind);
+            ensure(matches!(holds, Some(Kind::Directory { children }) if *children == found), || {
+                format!("{directory} should be a directory of {found}, as {first} shows")
+            })?;
+            counted += found;
+        }
+        let claimed: u64 = self.nodes().map(|(_, node)| claimed_children(node)).fold(0, u64::saturating_add);
+        ensure(claimed == counted, || {
+            format!("directories count {claimed} children, and there are {counted}")
+        })
+    }
+
+    fn answers_belong_to_sessions(&self) -> Check {
+        let sessions = &self.sessions;
+        ensure(sessions.sessions.len() <= MAX_SESSIONS, || "too many sessions".to_owned())?;
+        ensure(sessions.answers.len() <= MAX_KEPT_ANSWERS, || "too many kept answers".to_owned())?;
+        let mut kept = 0;
+        for (&id, session) in &sessions.sessions {
+            self.session_is_sane(id, session)?;
+            kept += session.kept as usize;
+        }
+        ensure(kept == sessions.answers.len(), || {
+            format!("sessions count {kept} answers, and there are {}", sessions.answers.len())
+        })
+    }
+
+    fn session_is_sane(&self, id: SessionId, session: &Session) -> Check {
+        let broken = |what: &str| format!("session {id}: {what}");
+        ensure((1..=self.sessions.opened).contains(&id.0), || broken("was never opened"))?;
+        ensure(session.kept <= MAX_KEPT_PER_SESSION, || broken("keeps too many answers"))?;
+        let mut found = 0;
+        for ((_, number), _) in self.sessions.answers.range((id, 0)..=(id, u64::MAX)) {
+            found += 1;
+            ensure(*number > session.confirmed, || broken("keeps a confirmed answer"))?;
+            ensure(*number - session.confirmed <= MAX_NUMBERS_AHEAD, || {
+                broken("keeps an answer too far ahead")
+            })?;
+            ensure(*number <= session.highest, || broken("keeps an answer that a retry would not find"))?;
+        }
+        ensure(found == session.kept, || broken("counts its answers wrongly"))
+    }
+
+    fn keys_expire_in_order(&self) -> Check {
+        let keys = &self.keys;
+        ensure(keys.kept.len() <= MAX_KEYS, || "too many idempotency keys".to_owned())?;
+        ensure(keys.kept.len() == keys.by_expiry.len(), || "a key is not in the order of expiry".to_owned())?;
+        for (key, kept) in &keys.kept {
+            let broken = |what: &str| format!("idempotency key {key:02x?}: {what}");
+            ensure((1..=MAX_KEY_BYTES).contains(&key.len()), || {
+                broken("has a length that is never admitted")
+            })?;
+            ensure(keys.by_expiry.contains(&(kept.expires_ms, key.clone())), || broken("never expires"))?;
+        }
+        Ok(())
+    }
+
+    /// The cheap check after a batch: each event's node is as the event says, unless a later command of
+    /// the batch changed it again, and its parent holds it.
+    fn event_tells_the_truth(&self, event: &Event) -> Check {
+        let path = &event.path;
+        let Some(node) = self.node(path) else {
+            return ensure(event.change == Change::Deleted || self.revision() > event.revision, || {
+                format!("{path} changed, and it is not there")
+            });
+        };
+        self.node_is_sane(path, node)?;
+        let told = event.change != Change::Deleted || node.created_revision > event.revision;
+        ensure(told && node.modified_revision >= event.revision, || {
+            format!("{path} is not as its event says")
+        })?;
+        let parent = path.parent().and_then(|parent| self.node(&parent).map(claimed_children));
+        ensure(parent.is_some_and(|children| children > 0), || format!("{path} is in no directory"))
+    }
+}
+
+fn claimed_children(node: &Node) -> u64 {
+    match node.kind {
+        Kind::Directory { children } => children,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::testing::*;
+
+    fn cell() -> Cell {
+        let mut cell = Cell::with(&["/a", "/a/b"]);
+        let session = cell.open_session();
+        cell.apply(numbered(session, 5, 3), set("/a/f", "x")).unwrap();
+        cell.apply(key("k"), increment("/n", 1)).unwrap();
+        cell
+    }
+
+    fn damage(node: &str, change: impl FnOnce(&mut Node)) -> State {
+        let mut state = cell().state;
+        change(Arc::make_mut(state.tree.nodes.get_mut(&path(node)).unwrap()));
+        state
+    }
+
+    /// Each invariant sees the damage it is there for.
+    #[test]
+    fn every_invariant_can_be_broken() {
+        let mut damaged = vec![
+            damage("/a", |node| node.kind = Kind::Directory { children: 1 }),
+            damage("/a", |node| node.kind = Kind::Counter(0)),
+            damage("/a/b", |node| node.kind = Kind::Directory { children: 1 }),
+            damage("/", |node| node.kind = Kind::Counter(0)),
+            damage("/a/f", |node| node.instance = 99),
+            damage("/a/f", |node| node.content_generation = 0),
+            damage("/a/f", |node| node.lock_generation = u64::MAX),
+            damage("/a/f", |node| node.modified_revision = 1),
+            damage("/a/f", |node| node.modified_revision = 99),
+            damage("/a/f", |node| {
+                node.kind = Kind::File(Bytes::from(vec![0; MAX_CONTENTS_BYTES + 1]).into())
+            }),
+        ];
+        let mut damage_with = |change: fn(&mut State)| {
+            let mut state = cell().state;
+            change(&mut state);
+            damaged.push(state);
+        };
+        damage_with(|state| drop(state.tree.nodes.remove(&path("/a"))));
+        damage_with(|state| drop(state.tree.nodes.remove(&Path::root())));
+        damage_with(|state| state.tree.revision = u64::MAX);
+        damage_with(|state| state.sessions.opened = 0);
+        damage_with(|state| drop(state.sessions.sessions.remove(&SessionId(1))));
+        damage_with(|state| drop(state.sessions.answers.remove(&(SessionId(1), 5))));
+        damage_with(|state| state.sessions.sessions.get_mut(&SessionId(1)).unwrap().confirmed = 5);
+        damage_with(|state| state.sessions.sessions.get_mut(&SessionId(1)).unwrap().highest = 4);
+        damage_with(|state| state.keys.by_expiry.clear());
+        for (index, state) in damaged.iter().enumerate() {
+            assert!(state.check_invariants().is_err(), "damage {index} was not seen");
+        }
+        assert_eq!(cell().state.check_invariants(), Ok(()));
+    }
+
+    /// The cheap check after a batch sees a change that its event does not tell.
+    #[test]
+    fn events_are_held_to_the_state() {
+        let cell = cell();
+        let told = |text, change| Event { revision: cell.state.revision(), path: path(text), change };
+        assert_eq!(cell.events.iter().try_for_each(|event| cell.state.event_tells_the_truth(event)), Ok(()));
+        assert!(cell.state.event_tells_the_truth(&told("/n", Change::Deleted)).is_err());
+        assert!(
+            cell.state.event_tells_the_truth(&told("/gone", Change::CounterChanged { value: 1 })).is_err()
+        );
+        assert!(
+            cell.state
+                .event_tells_the_truth(&told("/a/f", Change::ContentsModified { generation: 2 }))
+                .is_err()
+        );
+    }
+}

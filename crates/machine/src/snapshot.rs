@@ -1,0 +1,334 @@
+//! A state as bytes: what a snapshot file holds and what a digest is of (docs/formats.md).
+//!
+//! ```text
+//! magic    8 bytes  "bramahST"
+//! version  u32 LE   1
+//! record            the counts
+//! records           nodes, in the order of their paths
+//! records           sessions, in the order of their names
+//! records           answers kept for sessions, in the order of sessions and numbers
+//! records           idempotency keys, in the order in which they expire
+//! digest   u64 LE   XXH3-64 of all bytes before
+//! ```
+//!
+//! A record is its length (u32 LE) and that many bytes of postcard. One state has one encoding, so two
+//! replicas agree if their digests do.
+
+use std::hash::Hasher;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use twox_hash::XxHash3_64;
+
+use crate::keys::{Kept, Keys};
+use crate::session::{Session, Sessions};
+use crate::tree::{Node, Tree};
+use crate::{MAX_CONTENTS_BYTES, Outcome, Path, SessionId, State};
+
+const MAGIC: [u8; 8] = *b"bramahST";
+const VERSION: u32 = 1;
+/// The largest record is a file with its path.
+const MAX_RECORD_BYTES: usize = MAX_CONTENTS_BYTES + 16 * 1024;
+
+/// Why bytes are not a snapshot.
+#[derive(Debug, Error)]
+pub enum SnapshotError {
+    /// They could not be read, or end too early.
+    #[error("the snapshot can't be read: {0}; take another copy")]
+    Io(#[from] io::Error),
+    /// They don't start as a snapshot does.
+    #[error("this is not a snapshot of a cell's state; check the file's name")]
+    NotASnapshot,
+    /// The version is not one that this program knows.
+    #[error(
+        "the snapshot has format version {found}, and this program reads version {VERSION}; run the newer program"
+    )]
+    UnknownVersion {
+        /// The version found.
+        found: u32,
+    },
+    /// A record is not what it should be.
+    #[error("the snapshot is damaged: {what} {index} {why}; take another copy")]
+    BadRecord {
+        /// What the record should hold.
+        what: &'static str,
+        /// Which of its sort, counted from 0.
+        index: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The bytes were changed on the way.
+    #[error(
+        "the snapshot is damaged: its digest is {found:016x} and should be {expected:016x}; take another copy"
+    )]
+    BadDigest {
+        /// The digest of what was read.
+        found: u64,
+        /// The digest that the snapshot carries.
+        expected: u64,
+    },
+    /// The records contradict each other.
+    #[error("the snapshot holds no possible state: {broken}; take another copy")]
+    Impossible {
+        /// The invariant that is broken.
+        broken: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Counts {
+    revision: u64,
+    instances: u64,
+    sessions_opened: u64,
+    time_ms: u64,
+    highest_term: u64,
+    nodes: u64,
+    sessions: u64,
+    answers: u64,
+    keys: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SessionRecord<'a> {
+    id: SessionId,
+    lease_ms: u32,
+    client: std::borrow::Cow<'a, str>,
+    opened_ms: u64,
+    confirmed: u64,
+}
+
+#[derive(Serialize)]
+struct KeyRecord<'a> {
+    expires_ms: u64,
+    key: &'a [u8],
+    outcome: &'a Outcome,
+}
+
+#[derive(Deserialize)]
+struct OwnedKeyRecord {
+    expires_ms: u64,
+    key: Vec<u8>,
+    outcome: Outcome,
+}
+
+impl State {
+    /// Writes the whole state, a record at a time; give it a buffered writer.
+    pub fn write_snapshot(&self, output: &mut impl Write) -> io::Result<()> {
+        self.write_digested(output).map(|_| ())
+    }
+
+    /// XXH3-64 of the whole state. Reads all of it, so ask a view and not the applying thread.
+    pub fn digest(&self) -> u64 {
+        self.write_digested(&mut io::sink()).expect("a sink takes every byte")
+    }
+
+    fn write_digested(&self, output: &mut impl Write) -> io::Result<u64> {
+        let mut records = RecordWriter { output, hasher: XxHash3_64::new(), scratch: Vec::new() };
+        records.raw(&MAGIC)?;
+        records.raw(&VERSION.to_le_bytes())?;
+        records.record(&self.counts())?;
+        for (path, node) in &self.tree.nodes {
+            records.record(&(path, &**node))?;
+        }
+        for (&id, session) in &self.sessions.sessions {
+            records.record(&session_record(id, session))?;
+        }
+        for ((session, number), outcome) in &self.sessions.answers {
+            records.record(&(session, number, outcome))?;
+        }
+        for (_, key) in &self.keys.by_expiry {
+            if let Some(kept) = self.keys.kept.get(key) {
+                records.record(&KeyRecord { expires_ms: kept.expires_ms, key, outcome: &kept.outcome })?;
+            }
+        }
+        records.finish()
+    }
+
+    fn counts(&self) -> Counts {
+        Counts {
+            revision: self.tree.revision,
+            instances: self.tree.instances,
+            sessions_opened: self.sessions.opened,
+            time_ms: self.time_ms,
+            highest_term: self.highest_term,
+            nodes: self.tree.nodes.len() as u64,
+            sessions: self.sessions.sessions.len() as u64,
+            answers: self.sessions.answers.len() as u64,
+            keys: self.keys.kept.len() as u64,
+        }
+    }
+
+    /// Reads what [`State::write_snapshot`] wrote, and not a byte more; give it a buffered reader.
+    pub fn read_snapshot(input: &mut impl Read) -> Result<State, SnapshotError> {
+        let mut records = RecordReader { input, hasher: XxHash3_64::new(), scratch: Vec::new() };
+        records.check_start()?;
+        let counts: Counts = records.record("the counts", 0)?;
+        let tree = read_tree(&mut records, &counts)?;
+        let sessions = read_sessions(&mut records, &counts)?;
+        let keys = read_keys(&mut records, &counts)?;
+        records.check_digest()?;
+        let state =
+            State { tree, sessions, keys, time_ms: counts.time_ms, highest_term: counts.highest_term };
+        state.check_invariants().map_err(|broken| SnapshotError::Impossible { broken })?;
+        Ok(state)
+    }
+}
+
+fn session_record(id: SessionId, session: &Session) -> SessionRecord<'_> {
+    SessionRecord {
+        id,
+        lease_ms: session.lease_ms,
+        client: (&*session.client).into(),
+        opened_ms: session.opened_ms,
+        confirmed: session.confirmed,
+    }
+}
+
+fn read_tree(records: &mut RecordReader<'_, impl Read>, counts: &Counts) -> Result<Tree, SnapshotError> {
+    let mut nodes: OrdMap<Path, Arc<Node>> = OrdMap::new();
+    for index in 0..counts.nodes {
+        let (path, node): (Path, Node) = records.record("node", index)?;
+        check_order("node", index, nodes.get_max().is_none_or(|(last, _)| *last < path))?;
+        nodes.insert(path, Arc::new(node));
+    }
+    Ok(Tree { nodes, revision: counts.revision, instances: counts.instances })
+}
+
+fn read_sessions(
+    records: &mut RecordReader<'_, impl Read>,
+    counts: &Counts,
+) -> Result<Sessions, SnapshotError> {
+    let mut sessions = Sessions { opened: counts.sessions_opened, ..Sessions::default() };
+    for index in 0..counts.sessions {
+        let record: SessionRecord<'static> = records.record("session", index)?;
+        check_order("session", index, sessions.sessions.get_max().is_none_or(|(last, _)| *last < record.id))?;
+        let session = Session {
+            lease_ms: record.lease_ms,
+            client: Arc::from(record.client),
+            opened_ms: record.opened_ms,
+            confirmed: record.confirmed,
+            kept: 0,
+            highest: 0,
+        };
+        sessions.sessions.insert(record.id, session);
+    }
+    for index in 0..counts.answers {
+        let (id, number, outcome): (SessionId, u64, Outcome) = records.record("answer", index)?;
+        check_order(
+            "answer",
+            index,
+            sessions.answers.get_max().is_none_or(|(last, _)| *last < (id, number)),
+        )?;
+        let known = sessions.sessions.contains_key(&id);
+        check("answer", index, known, || format!("is for session {id}, which is not there"))?;
+        sessions.keep_answer(id, number, &outcome);
+    }
+    Ok(sessions)
+}
+
+fn read_keys(records: &mut RecordReader<'_, impl Read>, counts: &Counts) -> Result<Keys, SnapshotError> {
+    let mut keys = Keys::default();
+    for index in 0..counts.keys {
+        let record: OwnedKeyRecord = records.record("idempotency key", index)?;
+        let key: Arc<[u8]> = Arc::from(record.key);
+        let place = (record.expires_ms, Arc::clone(&key));
+        check_order("idempotency key", index, keys.by_expiry.get_max().is_none_or(|last| *last < place))?;
+        keys.insert(key, Kept { expires_ms: record.expires_ms, outcome: record.outcome });
+    }
+    Ok(keys)
+}
+
+fn check_order(what: &'static str, index: u64, in_order: bool) -> Result<(), SnapshotError> {
+    check(what, index, in_order, || "does not come after the one before it".to_owned())
+}
+
+fn check(
+    what: &'static str,
+    index: u64,
+    holds: bool,
+    why: impl FnOnce() -> String,
+) -> Result<(), SnapshotError> {
+    if holds { Ok(()) } else { Err(SnapshotError::BadRecord { what, index, why: why() }) }
+}
+
+struct RecordWriter<'a, W> {
+    output: &'a mut W,
+    hasher: XxHash3_64,
+    scratch: Vec<u8>,
+}
+
+impl<W: Write> RecordWriter<'_, W> {
+    fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hasher.write(bytes);
+        self.output.write_all(bytes)
+    }
+
+    fn record(&mut self, record: &impl Serialize) -> io::Result<()> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        scratch.extend_from_slice(&[0; 4]);
+        let mut scratch = postcard::to_extend(record, scratch).map_err(io::Error::other)?;
+        let length = (scratch.len() - 4) as u32;
+        scratch[..4].copy_from_slice(&length.to_le_bytes());
+        self.raw(&scratch)?;
+        self.scratch = scratch;
+        Ok(())
+    }
+
+    fn finish(self) -> io::Result<u64> {
+        let digest = self.hasher.finish();
+        self.output.write_all(&digest.to_le_bytes())?;
+        Ok(digest)
+    }
+}
+
+struct RecordReader<'a, R> {
+    input: &'a mut R,
+    hasher: XxHash3_64,
+    scratch: Vec<u8>,
+}
+
+impl<R: Read> RecordReader<'_, R> {
+    fn raw<const LENGTH: usize>(&mut self) -> io::Result<[u8; LENGTH]> {
+        let mut bytes = [0; LENGTH];
+        self.input.read_exact(&mut bytes)?;
+        self.hasher.write(&bytes);
+        Ok(bytes)
+    }
+
+    fn check_start(&mut self) -> Result<(), SnapshotError> {
+        if self.raw()? != MAGIC {
+            return Err(SnapshotError::NotASnapshot);
+        }
+        match u32::from_le_bytes(self.raw()?) {
+            VERSION => Ok(()),
+            found => Err(SnapshotError::UnknownVersion { found }),
+        }
+    }
+
+    fn record<T: DeserializeOwned>(&mut self, what: &'static str, index: u64) -> Result<T, SnapshotError> {
+        let bad = |why: String| SnapshotError::BadRecord { what, index, why };
+        let length = u32::from_le_bytes(self.raw()?) as usize;
+        if length > MAX_RECORD_BYTES {
+            return Err(bad(format!("claims {length} bytes, and at most {MAX_RECORD_BYTES} are possible")));
+        }
+        self.scratch.resize(length, 0);
+        self.input.read_exact(&mut self.scratch)?;
+        self.hasher.write(&self.scratch);
+        match postcard::take_from_bytes(&self.scratch) {
+            Ok((record, [])) => Ok(record),
+            Ok((_, rest)) => Err(bad(format!("has {} bytes too many", rest.len()))),
+            Err(error) => Err(bad(format!("can't be decoded: {error}"))),
+        }
+    }
+
+    fn check_digest(&mut self) -> Result<(), SnapshotError> {
+        let found = self.hasher.finish();
+        let expected = u64::from_le_bytes(self.raw()?);
+        if found == expected { Ok(()) } else { Err(SnapshotError::BadDigest { found, expected }) }
+    }
+}

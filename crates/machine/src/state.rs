@@ -1,0 +1,234 @@
+//! The state of a cell: what it is, how a command changes it, how it is read.
+
+use crate::keys::Keys;
+use crate::session::Sessions;
+use crate::tree::Tree;
+use crate::{
+    Batch, BatchError, Command, DirectoryEntry, Event, FileContents, Identity, Node, Outcome, Path, Refusal,
+    Request, Session, SessionId, Stat,
+};
+
+/// Everything that a cell's replicas agree on.
+///
+/// A clone is a pointer copy that stays as it is: a frozen view for reads and snapshots. While a view is
+/// held, a change copies the few map nodes on its way; otherwise it works in place.
+#[derive(Clone, Debug)]
+pub struct State {
+    pub(crate) tree: Tree,
+    pub(crate) sessions: Sessions,
+    pub(crate) keys: Keys,
+    /// The cell's time: the latest that a leader stamped, so it never goes back.
+    pub(crate) time_ms: u64,
+    /// The highest term among the entries applied.
+    pub(crate) highest_term: u64,
+}
+
+/// What the log entry that holds a command says of when it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The leader's time, in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// The leader's term.
+    pub term: u64,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State::new()
+    }
+}
+
+impl State {
+    /// The state of a cell in which nothing has happened: the root directory alone.
+    pub fn new() -> State {
+        State {
+            tree: Tree::new(),
+            sessions: Sessions::default(),
+            keys: Keys::default(),
+            time_ms: 0,
+            highest_term: 0,
+        }
+    }
+
+    /// Applies the payload of one log entry: all its requests, in order. Answers one outcome a request and
+    /// adds an event for each node changed.
+    ///
+    /// An error means that the bytes are not a batch of this version. Nothing was applied then, and the
+    /// replica must stop: going on without the entry would make it differ from the others.
+    pub fn apply_batch(
+        &mut self,
+        encoded: &[u8],
+        term: u64,
+        events: &mut Vec<Event>,
+    ) -> Result<Vec<Outcome>, BatchError> {
+        Ok(self.apply_decoded(Batch::decode(encoded)?, term, events))
+    }
+
+    /// Applies a batch that was decoded before.
+    pub fn apply_decoded(&mut self, batch: Batch, term: u64, events: &mut Vec<Event>) -> Vec<Outcome> {
+        let moment = Moment { time_ms: batch.time_ms, term };
+        let seen = events.len();
+        let mut outcomes = Vec::with_capacity(batch.requests.len());
+        for request in batch.requests {
+            outcomes.push(self.apply(request, moment, events));
+        }
+        if cfg!(debug_assertions) {
+            self.assert_invariants_after(&events[seen..]);
+        }
+        outcomes
+    }
+
+    /// Applies one request.
+    pub fn apply(&mut self, request: Request, moment: Moment, events: &mut Vec<Event>) -> Outcome {
+        self.time_ms = self.time_ms.max(moment.time_ms);
+        self.highest_term = self.highest_term.max(moment.term);
+        self.keys.clear_expired(self.time_ms);
+        check_sender(&request)?;
+        match request.identity {
+            Identity::Anonymous => self.perform(request.command, events),
+            Identity::Session { session, number, confirmed } => {
+                self.perform_numbered(session, number, confirmed, request.command, events)
+            }
+            Identity::Key(key) => self.perform_keyed(key, request.command, events),
+        }
+    }
+
+    /// Does a session's command unless it is a copy of one already done (spec S-6).
+    fn perform_numbered(
+        &mut self,
+        session: SessionId,
+        number: u64,
+        confirmed: u64,
+        command: Command,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
+        if let Some(outcome) = self.sessions.admit(session, number, confirmed)? {
+            return outcome;
+        }
+        let outcome = self.perform(command, events);
+        self.sessions.keep_answer(session, number, &outcome);
+        outcome
+    }
+
+    /// Does a keyed command unless it is a copy of one already done (spec S-6). A refusal for lack of room is
+    /// not kept, so that the same key succeeds once there is room.
+    fn perform_keyed(&mut self, key: Vec<u8>, command: Command, events: &mut Vec<Event>) -> Outcome {
+        if let Some(outcome) = self.keys.admit(&key, self.time_ms)? {
+            return outcome;
+        }
+        let outcome = self.perform(command, events);
+        if !matches!(&outcome, Err(refusal) if refusal.is_overload()) {
+            self.keys.keep_answer(key, self.time_ms, outcome.clone());
+        }
+        outcome
+    }
+
+    fn perform(&mut self, command: Command, events: &mut Vec<Event>) -> Outcome {
+        match command {
+            Command::OpenSession(command) => command.apply(self),
+            Command::EndSession(command) => command.apply(self),
+            Command::ExpireSession(command) => command.apply(self),
+            Command::SetContents(command) => command.apply(&mut self.tree, events),
+            Command::CreateDirectory(command) => command.apply(&mut self.tree, events),
+            Command::Delete(command) => command.apply(&mut self.tree, events),
+            Command::Increment(command) => command.apply(&mut self.tree, events),
+            Command::ResetCounter(command) => command.apply(&mut self.tree, events),
+        }
+    }
+
+    /// The number of commands that have changed a node. Sessions coming and going don't count.
+    pub fn revision(&self) -> u64 {
+        self.tree.revision
+    }
+
+    /// The cell's time in milliseconds since the Unix epoch, as the leaders stamped it.
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
+    /// The highest term among the entries applied.
+    pub fn highest_term(&self) -> u64 {
+        self.highest_term
+    }
+
+    /// How many nodes there are, the root included.
+    pub fn node_count(&self) -> usize {
+        self.tree.nodes.len()
+    }
+
+    /// How many sessions there are.
+    pub fn session_count(&self) -> usize {
+        self.sessions.sessions.len()
+    }
+
+    /// How many answers are kept for sessions that have not confirmed them.
+    pub fn kept_answer_count(&self) -> usize {
+        self.sessions.answers.len()
+    }
+
+    /// How many idempotency keys are remembered.
+    pub fn key_count(&self) -> usize {
+        self.keys.kept.len()
+    }
+
+    /// A session, if it is still there.
+    pub fn session(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.sessions.get(&id)
+    }
+
+    /// All sessions, oldest first.
+    pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        self.sessions.sessions.iter().map(|(id, session)| (*id, session))
+    }
+
+    /// All nodes, in the order of their paths.
+    pub fn nodes(&self) -> impl Iterator<Item = (&Path, &Node)> {
+        self.tree.nodes.iter().map(|(path, node)| (path, &**node))
+    }
+
+    /// A node, if it is there.
+    pub fn node(&self, path: &Path) -> Option<&Node> {
+        self.tree.nodes.get(path).map(|node| &**node)
+    }
+
+    /// Reads a file whole. The contents are shared, not copied.
+    pub fn get_contents(&self, path: &Path) -> Result<FileContents, Refusal> {
+        self.tree.contents(path)
+    }
+
+    /// What is known of a node besides its contents.
+    pub fn stat(&self, path: &Path) -> Result<Stat, Refusal> {
+        self.tree.find(path).map(|node| node.stat())
+    }
+
+    /// A counter's value, and the revision that last changed it.
+    pub fn get_counter(&self, path: &Path) -> Result<(i64, u64), Refusal> {
+        self.tree.counter(path)
+    }
+
+    /// At most `limit` nodes of a directory in name order, those after the name `after` if it is given, and
+    /// whether there are more.
+    pub fn read_directory(
+        &self,
+        path: &Path,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<DirectoryEntry>, bool), Refusal> {
+        self.tree.directory(path, after, limit)
+    }
+}
+
+/// Refuses commands about sessions from those who may not send them.
+fn check_sender(request: &Request) -> Result<(), Refusal> {
+    let refused = match (&request.command, &request.identity) {
+        (Command::OpenSession(_), Identity::Session { .. }) => "a session can't open another one; use a key",
+        (Command::EndSession(end), Identity::Session { session, .. }) if end.session != *session => {
+            "a session can end only itself"
+        }
+        (Command::ExpireSession(_), Identity::Session { .. } | Identity::Key(_)) => {
+            "only the leader expires sessions, and it does so in nobody's name"
+        }
+        _ => return Ok(()),
+    };
+    Err(Refusal::invalid(refused))
+}

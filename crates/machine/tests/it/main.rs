@@ -1,0 +1,8 @@
+//! The state of a cell from outside: against a simple model, under retries, through snapshots, fed garbage.
+
+mod dedup;
+mod formats;
+mod garbled;
+mod generate;
+mod model;
+mod snapshot;

@@ -1,0 +1,143 @@
+//! gRPC for clients: the session's stream, and single calls without a session.
+
+use std::pin::Pin;
+
+use bramah_cell::Cell;
+use bramah_machine::{Identity, Request};
+use bramah_wire::limits::{MAX_MESSAGE_BYTES, MAX_REPLY_BYTES};
+use bramah_wire::transport::{self, Listener};
+use bramah_wire::v1;
+use bramah_wire::v1::bramah_server::{Bramah, BramahServer};
+use futures_util::{Stream, StreamExt};
+use tokio::sync::watch;
+use tonic::{Response, Status, Streaming};
+
+use super::session;
+use super::translate::{self, Work};
+use crate::process;
+
+/// The longest idempotency key of a caller's; the machine's own limit, less the prefix.
+const MAX_KEY_BYTES: usize = 120;
+
+/// Serves clients until `stopping` is done, then until the calls under way are answered.
+pub(crate) async fn serve(
+    cell: Cell,
+    listener: Box<dyn Listener>,
+    max_connections: usize,
+    stopping: impl Future<Output = ()> + Send + 'static,
+) {
+    let stop = watch::Sender::new(false);
+    let front = Front { cell, stop: stop.subscribe() };
+    let service = BramahServer::new(front)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_REPLY_BYTES);
+    let incoming = transport::incoming(listener, max_connections);
+    let stopping = async move {
+        stopping.await;
+        // Streams would otherwise hold the server open for ever.
+        stop.send_replace(true);
+    };
+    let server = tonic::transport::Server::builder().add_service(service);
+    if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopping).await {
+        tracing::error!(%error, "the clients' port is no longer served");
+    }
+}
+
+struct Front {
+    cell: Cell,
+    stop: watch::Receiver<bool>,
+}
+
+#[tonic::async_trait]
+impl Bramah for Front {
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionReply, Status>> + Send>>;
+
+    async fn session(
+        &self,
+        request: tonic::Request<Streaming<v1::SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let stream = session::serve(self.cell.clone(), request.into_inner(), self.stop.clone()).await?;
+        Ok(Response::new(stream.boxed()))
+    }
+
+    async fn call(
+        &self,
+        request: tonic::Request<v1::CallRequest>,
+    ) -> Result<Response<v1::CallReply>, Status> {
+        let outcome = self.answer(request.into_inner()).await.unwrap_or_else(translate::failed);
+        Ok(Response::new(v1::CallReply { outcome: Some(outcome) }))
+    }
+
+    async fn status(
+        &self,
+        request: tonic::Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusReply>, Status> {
+        let mut reply = status(&self.cell);
+        if request.into_inner().digest {
+            let digest = self.cell.digest().await.map_err(|error| Status::unavailable(error.to_string()))?;
+            reply.digest = Some(digest.digest);
+            reply.digest_index = digest.index;
+        }
+        Ok(Response::new(reply))
+    }
+}
+
+impl Front {
+    async fn answer(&self, call: v1::CallRequest) -> Result<v1::Outcome, v1::Failure> {
+        if call.idempotency_key.len() > MAX_KEY_BYTES {
+            return Err(translate::invalid("an idempotency key has at most 120 bytes"));
+        }
+        let deadline = translate::deadline(call.deadline_ms);
+        match translate::work(call.operation, self.cell.name())? {
+            Work::Read(read) => {
+                self.cell.barrier(Vec::new(), deadline).await.map_err(|error| translate::undone(&error))?;
+                Ok(self.cell.read(|state| translate::read(state, &read)))
+            }
+            Work::Write(command) => {
+                let identity = match call.idempotency_key.is_empty() {
+                    true => Identity::Anonymous,
+                    false => translate::caller_key(&call.idempotency_key),
+                };
+                let outcome = self.cell.propose(&Request { identity, command }, deadline).await;
+                outcome.map(translate::outcome).map_err(|error| translate::undone(&error))
+            }
+        }
+    }
+}
+
+fn status(cell: &Cell) -> v1::StatusReply {
+    let status = cell.status();
+    let members = status.members.into_iter().map(|(replica, member, voter)| v1::Member {
+        replica,
+        client_address: member.client_address,
+        peer_address: member.peer_address,
+        voter,
+    });
+    v1::StatusReply {
+        cell: status.cell,
+        cell_id: status.cell_id,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        replica: status.replica,
+        role: status.leadership.role.to_owned(),
+        leader: Some(session::leader(cell)),
+        last_log_index: status.last_log_index,
+        committed_index: status.committed_index,
+        applied_index: status.applied_index,
+        snapshot_index: status.snapshot_index,
+        purged_index: status.purged_index,
+        revision: status.revision,
+        nodes: status.nodes,
+        sessions: status.sessions,
+        log_bytes: status.log_bytes,
+        snapshot_bytes: status.snapshot_bytes,
+        disk_free_bytes: status.disk_free_bytes,
+        memory_bytes: process::resident_bytes(),
+        uptime_ms: status.uptime.as_millis() as u64,
+        members: members.collect(),
+        trouble: status.trouble,
+        elections: status.leadership.elections,
+        digest: None,
+        digest_index: 0,
+        cpu_us: process::cpu_time().as_micros() as u64,
+    }
+}

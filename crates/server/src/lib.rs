@@ -1,0 +1,11 @@
+//! How a cell is spoken to: a replica with its fronts, ready to run or to embed.
+//!
+//! [`Server`] starts one replica on threads of its own: one for consensus, one for the fronts, so that many
+//! clients can't delay a heartbeat. Each front sees only the cell's face.
+
+mod front;
+mod process;
+mod server;
+
+pub use bramah_cell::{LogOptions, Member, ReplicaId, StartError, Tuning};
+pub use server::{Server, ServerConfig};

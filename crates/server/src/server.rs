@@ -1,0 +1,243 @@
+//! One replica: its threads, its ports, its start and its end.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bramah_cell::disk::RealDisk;
+use bramah_cell::{Cell, CellConfig, Member, ReplicaId, StartError, Status, Tuning, WallClock, World};
+use bramah_wire::transport::{Listener, Tcp};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{oneshot, watch};
+
+use crate::front;
+
+/// How long clients' streams may take to end at a stop.
+const FRONT_STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// What a replica is told before it starts.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// The cell's name, the `<cell>` of `/ls/<cell>/…`.
+    pub cell: String,
+    /// This replica's number: greater than 0, its own for ever.
+    pub replica: ReplicaId,
+    /// The folder for the log, the vote and the snapshots.
+    pub data: PathBuf,
+    /// `host:port` to listen on for clients.
+    pub clients_listen: String,
+    /// `host:port` to listen on for the other replicas.
+    pub peers_listen: String,
+    /// The members that the cell starts with, this one among them, by the addresses that others reach them at.
+    pub members: Vec<(ReplicaId, Member)>,
+    /// Start a new cell of these members if the data folder is empty.
+    pub bootstrap: bool,
+    /// The most connections of clients at once; one more is closed at once.
+    pub max_connections: usize,
+    /// Times and sizes.
+    pub tuning: Tuning,
+}
+
+/// What a thread is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Run,
+    /// Finish what is under way.
+    Stop,
+    /// Drop everything, as if the process had died.
+    Kill,
+}
+
+/// One running replica. Dropping it is like [`Server::kill`].
+pub struct Server {
+    client_address: SocketAddr,
+    peer_address: SocketAddr,
+    cell: Option<Cell>,
+    orders: watch::Sender<Order>,
+    threads: Vec<JoinHandle<()>>,
+    ended: watch::Receiver<bool>,
+}
+
+impl Server {
+    /// Starts a replica and returns once its ports are open. It finds its peers, and a leader, by itself.
+    ///
+    /// # Errors
+    /// When a port, the data folder or a setting can't be used; each error says what to do.
+    pub async fn start(config: ServerConfig) -> Result<Server, StartError> {
+        let (orders, ordered) = watch::channel(Order::Run);
+        let (ending, ended) = watch::channel(false);
+        let (started, starting) = oneshot::channel();
+        let cell_config = cell_config(&config);
+        let consensus =
+            spawn("consensus", move |runtime| consensus(runtime, cell_config, ordered, started, ending))?;
+        let cell = starting.await.unwrap_or_else(|_| Err(engine("the thread of consensus ended")))?;
+
+        let (started, starting) = oneshot::channel();
+        let (front_cell, ordered) = (cell.clone(), orders.subscribe());
+        let front = spawn("front", move |runtime| front(runtime, config, front_cell, ordered, started))?;
+        let mut server = Server {
+            client_address: cell.peer_address(),
+            peer_address: cell.peer_address(),
+            cell: Some(cell),
+            orders,
+            threads: vec![front, consensus],
+            ended,
+        };
+        server.client_address = starting.await.unwrap_or_else(|_| Err(engine("the fronts' thread ended")))?;
+        Ok(server)
+    }
+
+    /// Where clients reach it.
+    pub fn client_address(&self) -> SocketAddr {
+        self.client_address
+    }
+
+    /// Where its peers reach it.
+    pub fn peer_address(&self) -> SocketAddr {
+        self.peer_address
+    }
+
+    /// How the replica sees itself.
+    pub fn status(&self) -> Status {
+        self.cell.as_ref().expect("taken only when the server ends").status()
+    }
+
+    /// Resolves when consensus has ended by itself: after damage, or when the disk failed for good.
+    pub async fn failed(&self) {
+        let mut ended = self.ended.clone();
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Finishes what is under way, hands leadership over and ends (spec G-12).
+    pub async fn stop(mut self) {
+        self.end(Order::Stop).await;
+    }
+
+    /// Drops everything at once, as if the process had died: for tests and examples.
+    pub async fn kill(mut self) {
+        self.end(Order::Kill).await;
+    }
+
+    async fn end(&mut self, order: Order) {
+        self.cell = None;
+        self.orders.send_replace(order);
+        let threads = std::mem::take(&mut self.threads);
+        let joined =
+            tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
+        let _ = joined.await;
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "replica at {}", self.client_address)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.orders.send_replace(Order::Kill);
+    }
+}
+
+fn cell_config(config: &ServerConfig) -> CellConfig {
+    CellConfig {
+        cell: config.cell.clone(),
+        replica: config.replica,
+        data: config.data.clone(),
+        members: config.members.clone(),
+        bootstrap: config.bootstrap,
+        peers_listen: config.peers_listen.clone(),
+        tuning: config.tuning.clone(),
+    }
+}
+
+fn engine(why: &str) -> StartError {
+    StartError::Engine(why.to_owned())
+}
+
+/// A thread with a runtime of its own. Single-threaded runtimes made the largest batches when measured:
+/// tasks on one thread don't wake each other across cores.
+fn spawn(name: &str, run: impl FnOnce(&Runtime) + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .thread_name(format!("{name}-background"))
+        .build()
+        .map_err(|error| engine(&format!("no runtime for {name}: {error}")))?;
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            run(&runtime);
+            runtime.shutdown_background();
+        })
+        .map_err(|error| engine(&format!("no thread for {name}: {error}")))
+}
+
+async fn ordered(orders: &mut watch::Receiver<Order>) -> Order {
+    // Nobody left to give orders: the server was dropped.
+    orders.wait_for(|order| *order != Order::Run).await.map_or(Order::Kill, |order| *order)
+}
+
+fn consensus(
+    runtime: &Runtime,
+    config: CellConfig,
+    mut orders: watch::Receiver<Order>,
+    started: oneshot::Sender<Result<Cell, StartError>>,
+    ended: watch::Sender<bool>,
+) {
+    runtime.block_on(async move {
+        let world = World { disk: Arc::new(RealDisk), transport: Arc::new(Tcp), clock: WallClock::system() };
+        let cell = match Cell::start(config, world).await {
+            Ok(cell) => cell,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        let _ = started.send(Ok(cell.clone()));
+        tokio::select! {
+            order = ordered(&mut orders) => match order {
+                Order::Kill => cell.kill().await,
+                _ => cell.stop().await,
+            },
+            () = cell.failed() => {
+                ended.send_replace(true);
+                ordered(&mut orders).await;
+            }
+        }
+    });
+}
+
+fn front(
+    runtime: &Runtime,
+    config: ServerConfig,
+    cell: Cell,
+    mut orders: watch::Receiver<Order>,
+    started: oneshot::Sender<Result<SocketAddr, StartError>>,
+) {
+    runtime.block_on(async move {
+        let listener = match listen(&config.clients_listen).await {
+            Ok(listener) => listener,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        let address = listener.local_address().map_err(|error| listen_error(&config.clients_listen, error));
+        let _ = started.send(address);
+        let mut stop = orders.clone();
+        let stopping = async move { drop(ordered(&mut stop).await) };
+        let serving = front::grpc::serve(cell, listener, config.max_connections, stopping);
+        tokio::pin!(serving);
+        tokio::select! {
+            () = &mut serving => return,
+            order = ordered(&mut orders) => if order == Order::Kill { return },
+        }
+        let _ = tokio::time::timeout(FRONT_STOP_LIMIT, serving).await;
+    });
+}
+
+async fn listen(address: &str) -> Result<Box<dyn Listener>, StartError> {
+    use bramah_wire::transport::Transport;
+    Tcp.listen(address).await.map_err(|error| listen_error(address, error))
+}
+
+fn listen_error(address: &str, error: std::io::Error) -> StartError {
+    StartError::Listen { address: address.to_owned(), error }
+}

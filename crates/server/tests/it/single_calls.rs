@@ -1,0 +1,87 @@
+//! Calls without a session.
+
+use bramah_wire::v1;
+use bramah_wire::v1::failure::Code;
+use bramah_wire::v1::operation::Operation;
+use bramah_wire::v1::outcome::Outcome;
+
+use crate::raw::{Alone, alone, counter, failure, get_counter, increment, operation, set};
+
+async fn call(alone: &Alone, key: &[u8], what: Operation) -> Outcome {
+    let request =
+        v1::CallRequest { idempotency_key: key.to_vec().into(), deadline_ms: 0, operation: operation(what) };
+    let reply = alone.client().await.call(request).await.expect("failures are inside the reply").into_inner();
+    reply.outcome.and_then(|outcome| outcome.outcome).expect("an outcome")
+}
+
+/// Spec S-6: the same idempotency key gets the first answer again; without one each call counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idempotency_key_makes_a_retry_safe() {
+    let alone = alone().await;
+    for _ in 0..3 {
+        assert_eq!(counter(&call(&alone, b"order 66", increment("/hits", 10)).await), 10);
+    }
+    assert_eq!(counter(&call(&alone, b"", increment("/hits", 1)).await), 11);
+    assert_eq!(counter(&call(&alone, b"", increment("/hits", 1)).await), 12);
+    assert_eq!(counter(&call(&alone, b"", get_counter("/hits")).await), 12);
+    let outcome = call(&alone, &[1; 121], increment("/hits", 1)).await;
+    assert_eq!(failure(&outcome).0, Code::InvalidArgument);
+}
+
+/// Spec N-5, N-6: files by single calls, with compare-and-swap.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_by_single_calls() {
+    let alone = alone().await;
+    assert!(
+        matches!(call(&alone, b"", set("/file", 10)).await, Outcome::Written(written) if written.created)
+    );
+    let swap = Operation::SetContents(v1::SetContents {
+        path: "/file".to_owned(),
+        contents: "new".into(),
+        if_generation: Some(7),
+        parents: false,
+    });
+    let outcome = call(&alone, b"", swap).await;
+    let (code, refused) = failure(&outcome);
+    assert_eq!((code, refused.current_generation), (Code::GenerationMismatch, Some(1)));
+    let get = Operation::GetContents(v1::GetContents { path: "/file".to_owned() });
+    let Outcome::Contents(file) = call(&alone, b"", get).await else { panic!("a file") };
+    assert_eq!(file.contents, vec![7; 10]);
+    assert_eq!(file.stat.expect("a stat").content_generation, 1);
+}
+
+/// Spec N-7 in part: a directory is listed in pages, in name order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn directories_are_listed_in_pages() {
+    let alone = alone().await;
+    for i in 0..25 {
+        call(&alone, b"", set(&format!("/file-{i:02}"), 1)).await;
+    }
+    let mut names = Vec::new();
+    let mut after = String::new();
+    loop {
+        let page = Operation::ReadDirectory(v1::ReadDirectory { path: "/".to_owned(), after, limit: 10 });
+        let Outcome::Directory(page) = call(&alone, b"", page).await else { panic!("a page") };
+        names.extend(page.entries.into_iter().map(|entry| entry.name));
+        after = names.last().cloned().expect("a page has entries");
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(names, (0..25).map(|i| format!("file-{i:02}")).collect::<Vec<_>>());
+}
+
+/// The status of a replica, with the digest of its state (spec G-9 in part).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_tells_how_it_is() {
+    let alone = alone().await;
+    call(&alone, b"", increment("/hits", 1)).await;
+    let status = alone.client().await.status(v1::StatusRequest { digest: true }).await.expect("it answers");
+    let status = status.into_inner();
+    assert_eq!((status.cell.as_str(), status.replica, status.role.as_str()), ("test", 1, "leader"));
+    assert_eq!(status.leader.expect("there is one").replica, 1);
+    assert_eq!(status.nodes, 2, "the root and the counter");
+    assert!(status.applied_index > 0 && status.digest_index >= status.applied_index);
+    assert!(status.digest.is_some() && status.log_bytes > 0 && status.disk_free_bytes > 0);
+    assert_eq!(status.trouble, "");
+}
