@@ -26,11 +26,7 @@ pub(crate) fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
         println!("{problem}");
     }
     println!("licences, bans and sources: {} problems", problems.len());
-    Ok(if problems.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Everything that `deny.toml` forbids and the dependencies have.
@@ -130,10 +126,7 @@ impl Rules {
 
     fn allows(&self, package: &str, license: &spdx::LicenseReq) -> bool {
         let exceptions = self.exceptions.get(package).into_iter().flatten();
-        self.allowed_licenses
-            .iter()
-            .chain(exceptions)
-            .any(|allowed| allowed.satisfies(license))
+        self.allowed_licenses.iter().chain(exceptions).any(|allowed| allowed.satisfies(license))
     }
 }
 
@@ -204,36 +197,22 @@ fn crate_name(table: &mut Table) -> Result<String> {
 
 /// The packages of the resolved graph: what is built, not all that the lock file mentions.
 fn packages(metadata: &Json) -> Result<Vec<Package>> {
-    let nodes = metadata["resolve"]["nodes"]
-        .as_array()
-        .context("cargo metadata has no resolved graph")?;
-    let all = metadata["packages"]
-        .as_array()
-        .context("cargo metadata has no packages")?;
-    let name_of: BTreeMap<&str, &str> = all
-        .iter()
-        .filter_map(|package| Some((package["id"].as_str()?, package["name"].as_str()?)))
-        .collect();
+    let nodes = metadata["resolve"]["nodes"].as_array().context("cargo metadata has no resolved graph")?;
+    let all = metadata["packages"].as_array().context("cargo metadata has no packages")?;
+    let name_of: BTreeMap<&str, &str> =
+        all.iter().filter_map(|package| Some((package["id"].as_str()?, package["name"].as_str()?))).collect();
     let mut used_by: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for node in nodes {
         let user = node["id"].as_str().unwrap_or_default();
-        for dependency in node["dependencies"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Json::as_str)
-        {
+        for dependency in node["dependencies"].as_array().into_iter().flatten().filter_map(Json::as_str) {
             let users = used_by.entry(dependency).or_default();
             users.extend(name_of.get(user).map(|name| (*name).to_owned()));
         }
     }
     let built: BTreeSet<&str> = nodes.iter().filter_map(|node| node["id"].as_str()).collect();
-    let built_packages = all
-        .iter()
-        .filter(|package| package["id"].as_str().is_some_and(|id| built.contains(id)));
-    Ok(built_packages
-        .map(|package| read_package(package, &used_by))
-        .collect())
+    let built_packages =
+        all.iter().filter(|package| package["id"].as_str().is_some_and(|id| built.contains(id)));
+    Ok(built_packages.map(|package| read_package(package, &used_by)).collect())
 }
 
 fn read_package(package: &Json, used_by: &BTreeMap<&str, BTreeSet<String>>) -> Package {
@@ -245,14 +224,8 @@ fn read_package(package: &Json, used_by: &BTreeMap<&str, BTreeSet<String>>) -> P
         version: text("version").unwrap_or_default(),
         license: text("license"),
         source: text("source"),
-        wildcards: any_version
-            .filter_map(|one| one["name"].as_str().map(str::to_owned))
-            .collect(),
-        used_by: package["id"]
-            .as_str()
-            .and_then(|id| used_by.get(id))
-            .cloned()
-            .unwrap_or_default(),
+        wildcards: any_version.filter_map(|one| one["name"].as_str().map(str::to_owned)).collect(),
+        used_by: package["id"].as_str().and_then(|id| used_by.get(id)).cloned().unwrap_or_default(),
     }
 }
 
@@ -282,19 +255,12 @@ fn license_problem(rules: &Rules, package: &Package) -> Option<String> {
     let expression = match Expression::parse_mode(license, ParseMode::LAX) {
         Ok(expression) => expression,
         Err(error) => {
-            return Some(format!(
-                "{} has the licence {license:?}: {error}",
-                package.title()
-            ));
+            return Some(format!("{} has the licence {license:?}: {error}", package.title()));
         }
     };
     let allowed = expression.evaluate(|required| rules.allows(&package.name, required));
-    (!allowed).then(|| {
-        format!(
-            "{} has the licence {license:?}, which deny.toml does not allow",
-            package.title()
-        )
-    })
+    (!allowed)
+        .then(|| format!("{} has the licence {license:?}, which deny.toml does not allow", package.title()))
 }
 
 fn source_problem(rules: &Rules, package: &Package) -> Option<String> {
@@ -307,12 +273,7 @@ fn source_problem(rules: &Rules, package: &Package) -> Option<String> {
         }
         _ => false,
     };
-    (!known).then(|| {
-        format!(
-            "{} comes from {source}, which deny.toml does not allow",
-            package.title()
-        )
-    })
+    (!known).then(|| format!("{} comes from {source}, which deny.toml does not allow", package.title()))
 }
 
 fn ban_problem(rules: &Rules, package: &Package) -> Option<String> {
@@ -324,13 +285,8 @@ fn ban_problem(rules: &Rules, package: &Package) -> Option<String> {
         .filter(|user| !banned.wrappers.iter().any(|wrapper| wrapper == user))
         .collect();
     let title = package.title();
-    (!users.is_empty()).then(|| {
-        format!(
-            "{title} is banned ({}); used by {}",
-            banned.reason,
-            users.join(", ")
-        )
-    })
+    (!users.is_empty())
+        .then(|| format!("{title} is banned ({}); used by {}", banned.reason, users.join(", ")))
 }
 
 fn several_versions(packages: &[Package]) -> Vec<String> {
@@ -383,23 +339,13 @@ mod tests {
         assert_eq!(found(package("a", "MIT OR GPL-3.0-only")), [""; 0]);
         assert_eq!(found(package("a", "Zlib/MIT")), [""; 0]);
         assert_eq!(found(package("a", "MIT AND GPL-3.0-only")).len(), 1);
-        assert_eq!(
-            found(package("a", "(MIT OR GPL-3.0-only) AND Apache-2.0")),
-            [""; 0]
-        );
+        assert_eq!(found(package("a", "(MIT OR GPL-3.0-only) AND Apache-2.0")), [""; 0]);
     }
 
     #[test]
     fn an_unknown_or_missing_licence_is_a_problem() {
         assert_eq!(found(package("a", "Freeware")).len(), 1);
-        assert_eq!(
-            found(Package {
-                license: None,
-                ..package("a", "")
-            })
-            .len(),
-            1
-        );
+        assert_eq!(found(Package { license: None, ..package("a", "") }).len(), 1);
     }
 
     #[test]
@@ -410,15 +356,8 @@ mod tests {
 
     #[test]
     fn other_registries_and_git_are_refused() {
-        for source in [
-            "registry+https://example.org/index",
-            "git+https://example.org/x?rev=1#1",
-            "odd",
-        ] {
-            let package = Package {
-                source: Some(source.to_owned()),
-                ..package("a", "MIT")
-            };
+        for source in ["registry+https://example.org/index", "git+https://example.org/x?rev=1#1", "odd"] {
+            let package = Package { source: Some(source.to_owned()), ..package("a", "MIT") };
             assert_eq!(found(package).len(), 1, "{source}");
         }
     }
@@ -426,35 +365,19 @@ mod tests {
     #[test]
     fn a_banned_crate_is_named_with_who_uses_it_unless_all_may() {
         let banned = package("openssl-sys", "MIT");
-        assert_eq!(
-            found(banned.clone()),
-            ["openssl-sys 1.0.0 is banned (no C); used by user"]
-        );
-        assert_eq!(
-            found(Package {
-                used_by: BTreeSet::from(["may".to_owned()]),
-                ..banned
-            }),
-            [""; 0]
-        );
+        assert_eq!(found(banned.clone()), ["openssl-sys 1.0.0 is banned (no C); used by user"]);
+        assert_eq!(found(Package { used_by: BTreeSet::from(["may".to_owned()]), ..banned }), [""; 0]);
     }
 
     #[test]
     fn two_versions_and_wildcards_are_seen() {
         let rules = Rules::read(RULES).unwrap();
-        let newer = Package {
-            version: "2.0.0".to_owned(),
-            ..package("a", "MIT")
-        };
+        let newer = Package { version: "2.0.0".to_owned(), ..package("a", "MIT") };
         assert_eq!(
             check(&rules, &[package("a", "MIT"), newer]),
             ["a is there in several versions: 1.0.0, 2.0.0"]
         );
-        let ours = Package {
-            source: None,
-            wildcards: vec!["x".to_owned()],
-            ..package("ours", "MIT")
-        };
+        let ours = Package { source: None, wildcards: vec!["x".to_owned()], ..package("ours", "MIT") };
         assert_eq!(found(ours), ["ours 1.0.0 takes any version of x: name one"]);
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,14 +11,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 /// All processes that are alive, so that a signal can end them.
-static ALIVE: Mutex<Alive> = Mutex::new(Alive {
-    children: BTreeMap::new(),
-    closing: false,
-});
+static ALIVE: Mutex<Alive> = Mutex::new(Alive { children: BTreeMap::new(), closing: false });
 
 struct Alive {
     children: BTreeMap<u32, Arc<Mutex<Child>>>,
@@ -38,17 +37,14 @@ pub(crate) fn end_all_on_signal() -> Result<()> {
             for child in children.values() {
                 end(child);
             }
-            eprintln!(
-                "xtask: stopped by signal {signal}; {} processes were ended",
-                children.len()
-            );
+            eprintln!("xtask: stopped by signal {signal}; {} processes were ended", children.len());
             std::process::exit(128 + signal);
         }
     });
     Ok(())
 }
 
-/// A running process. Dropping it ends it with SIGKILL and waits until it is gone.
+/// A running process. Dropping it ends it, and what it started, with SIGKILL and waits until it is gone.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Arc<Mutex<Child>>,
@@ -66,14 +62,19 @@ impl Process {
             Output::Pipe => command.stdout(Stdio::piped()),
         };
         command.stderr(file);
+        Process::spawn(command)
+    }
+
+    /// Starts a command whose input and outputs have been set.
+    pub(crate) fn spawn(mut command: Command) -> Result<Self> {
+        // A group of its own, so that what it starts can be ended with it.
+        command.process_group(0);
         // Spawned under the lock: the signal's thread sees the process, or the process is not started.
         let mut alive = lock(&ALIVE);
         if alive.closing {
             bail!("stopping: {command:?} was not started");
         }
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {command:?}"))?;
+        let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let pid = child.id();
         let child = Arc::new(Mutex::new(child));
         alive.children.insert(pid, Arc::clone(&child));
@@ -91,7 +92,7 @@ impl Process {
 
     /// True while it has not ended.
     pub(crate) fn is_alive(&self) -> io::Result<bool> {
-        Ok(lock(&self.child).try_wait()?.is_none())
+        Ok(self.succeeded()?.is_none())
     }
 
     /// Ends it with SIGKILL and waits until it is gone.
@@ -99,12 +100,17 @@ impl Process {
         drop(self);
     }
 
+    /// True once it has ended by itself and succeeded, `None` while it runs.
+    pub(crate) fn succeeded(&self) -> io::Result<Option<bool>> {
+        Ok(lock(&self.child).try_wait()?.map(|status| status.success()))
+    }
+
     /// Waits until it ends by itself; true if it succeeded.
     pub(crate) fn wait(&self, limit: Duration) -> Result<bool> {
         let ends = Instant::now() + limit;
         loop {
-            if let Some(status) = lock(&self.child).try_wait()? {
-                return Ok(status.success());
+            if let Some(succeeded) = self.succeeded()? {
+                return Ok(succeeded);
             }
             if Instant::now() > ends {
                 bail!("process {} did not end within {} s", self.pid, limit.as_secs());
@@ -124,9 +130,7 @@ pub(crate) fn output(command: Command, log: &Path, limit: Duration) -> Result<St
         stdout.read_to_string(&mut text).map(|_| text)
     });
     let succeeded = process.wait(limit)?;
-    let text = reader
-        .join()
-        .map_err(|_| anyhow!("the reader of its output broke off"))?;
+    let text = reader.join().map_err(|_| anyhow!("the reader of its output broke off"))?;
     if !succeeded {
         bail!("{}", std::fs::read_to_string(log).unwrap_or_default().trim());
     }
@@ -149,9 +153,17 @@ pub(crate) enum Output {
 
 fn end(child: &Mutex<Child>) {
     let mut child = lock(child);
-    // Both fail only for a process that has been waited for already.
-    let _ = child.kill();
+    end_group(child.id());
+    // Fails only for a process that has been waited for already.
     let _ = child.wait();
+}
+
+/// Ends all processes of a group. The kernel gives its number to nobody else while one of them is left.
+fn end_group(group: u32) {
+    if let Some(group) = i32::try_from(group).ok().and_then(Pid::from_raw) {
+        // Fails only when none of them is left.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
 }
 
 /// A panic elsewhere must not keep the processes from being ended.
@@ -161,6 +173,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+
     use super::*;
 
     fn sleeper() -> Process {
@@ -181,6 +195,29 @@ mod tests {
         drop(process);
         assert!(!exists(pid), "it must be gone and waited for");
         assert!(!lock(&ALIVE).children.contains_key(&pid));
+    }
+
+    #[test]
+    fn what_it_started_ends_with_it() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 600 & echo $!; wait"]);
+        let process = Process::start(command, Path::new("/dev/null"), Output::Pipe).unwrap();
+        let mut line = String::new();
+        BufReader::new(process.take_stdout().unwrap()).read_line(&mut line).unwrap();
+        let grandchild = line.trim().parse().unwrap();
+        assert!(exists(grandchild));
+        drop(process);
+        let ends = Instant::now() + Duration::from_secs(60);
+        while is_running(grandchild) {
+            assert!(Instant::now() < ends, "it must be gone");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether it exists and is no zombie, which waits for whoever adopted it.
+    fn is_running(pid: u32) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
     }
 
     #[test]

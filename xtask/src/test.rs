@@ -10,11 +10,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use lexopt::Arg::Long;
 
+use crate::processes::{self, Process};
 use crate::test_output::TestOutput;
 use crate::{licences, tidy, workspace};
 
 /// The longest that cargo may print nothing at all: a test that hangs says nothing for ever.
 const LONGEST_SILENCE: Duration = Duration::from_secs(10 * 60);
+
+/// The longest that formatting or clippy may take, with all dependencies to be checked first.
+const LONGEST_LINT: Duration = Duration::from_secs(30 * 60);
 
 /// What one check found.
 #[derive(Debug, Default)]
@@ -29,19 +33,11 @@ impl Outcome {
     /// A check that is one test in itself.
     fn of_one(name: &str, ok: bool) -> Self {
         let failures = if ok { Vec::new() } else { vec![name.to_owned()] };
-        Outcome {
-            passed: u64::from(ok),
-            failures,
-            ..Outcome::default()
-        }
+        Outcome { passed: u64::from(ok), failures, ..Outcome::default() }
     }
 
     fn left_out(name: &str, why: &str) -> Self {
-        Outcome {
-            skipped: 1,
-            left_out: vec![format!("{name}: {why}")],
-            ..Outcome::default()
-        }
+        Outcome { skipped: 1, left_out: vec![format!("{name}: {why}")], ..Outcome::default() }
     }
 }
 
@@ -60,23 +56,18 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
         }
     }
 
+    processes::end_all_on_signal()?;
     let root = workspace::root()?;
     let mut steps = Vec::new();
-    steps.push(step("format", || {
-        rustup_component(&root, "fmt", "rustfmt", &["--all", "--check"])
-    }));
+    steps.push(step("format", || rustup_component(&root, "fmt", "rustfmt", &["--all", "--check"])));
     steps.push(step("tidy", || problems("tidy", tidy::problems(&root))));
     if quick {
         steps.push(step("licences", || Outcome::left_out("licences", "--quick")));
         steps.push(step("clippy", || Outcome::left_out("clippy", "--quick")));
     } else {
-        steps.push(step("licences", || {
-            problems("licences", licences::problems(&root))
-        }));
+        steps.push(step("licences", || problems("licences", licences::problems(&root))));
         let lints = ["--workspace", "--all-targets", "--", "-D", "warnings"];
-        steps.push(step("clippy", || {
-            rustup_component(&root, "clippy", "clippy", &lints)
-        }));
+        steps.push(step("clippy", || rustup_component(&root, "clippy", "clippy", &lints)));
     }
     steps.push(step("tests", || tests(&root)));
     Ok(summary(&steps))
@@ -86,11 +77,7 @@ fn step(name: &'static str, check: impl FnOnce() -> Outcome) -> Step {
     say(&format!("==> {name}"));
     let began = Instant::now();
     let outcome = check();
-    Step {
-        name,
-        outcome,
-        took: began.elapsed(),
-    }
+    Step { name, outcome, took: began.elapsed() }
 }
 
 /// Runs `cargo COMMAND`, which a minimal toolchain may lack.
@@ -106,8 +93,13 @@ fn rustup_component(root: &Path, command: &str, component: &str, arguments: &[&s
             &format!("not installed; `rustup component add {component}` adds it"),
         );
     }
-    let ran = workspace::cargo(root, &[command]).args(arguments).status();
-    Outcome::of_one(command, ran.is_ok_and(|status| status.success()))
+    let mut cargo = workspace::cargo(root, &[command]);
+    cargo.args(arguments).stdin(Stdio::null());
+    let ran = Process::spawn(cargo).and_then(|process| process.wait(LONGEST_LINT));
+    if let Err(error) = &ran {
+        say(&format!("{command}: {error:#}"));
+    }
+    Outcome::of_one(command, ran.unwrap_or(false))
 }
 
 /// One of our own checks, which prints what it found.
@@ -143,15 +135,8 @@ fn tests(root: &Path) -> Outcome {
 fn stream(mut command: Command, mut show: impl FnMut(&str) -> bool) -> Result<bool> {
     let (reader, writer) = pipe().context("cannot make a pipe")?;
     // One pipe for both, so that their order is kept.
-    command
-        .stdin(Stdio::null())
-        .stderr(writer.try_clone()?)
-        .stdout(writer);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot start {command:?}"))?;
-    // The command holds the writing ends; the pipe ends only when they are gone.
-    drop(command);
+    command.stdin(Stdio::null()).stderr(writer.try_clone()?).stdout(writer);
+    let process = Process::spawn(command)?;
 
     let lines = lines_of(reader);
     let mut quiet_since = Instant::now();
@@ -163,19 +148,14 @@ fn stream(mut command: Command, mut show: impl FnMut(&str) -> bool) -> Result<bo
                     say(&line);
                 }
             }
-            Err(RecvTimeoutError::Disconnected) => return Ok(child.wait()?.success()),
+            Err(RecvTimeoutError::Disconnected) => return process.wait(LONGEST_SILENCE),
             Err(RecvTimeoutError::Timeout) => {
-                if let Some(status) = child.try_wait()? {
-                    say("a process that some test started is still there, and holds its output open");
-                    return Ok(status.success());
+                if let Some(succeeded) = process.succeeded()? {
+                    say("a process that some test started is still there; it is ended now");
+                    return Ok(succeeded);
                 }
                 if quiet_since.elapsed() > LONGEST_SILENCE {
-                    child.kill()?;
-                    child.wait()?;
-                    bail!(
-                        "nothing was printed for {} minutes: stopped",
-                        LONGEST_SILENCE.as_secs() / 60
-                    );
+                    bail!("nothing was printed for {} minutes: stopped", LONGEST_SILENCE.as_secs() / 60);
                 }
             }
         }
@@ -189,9 +169,7 @@ fn lines_of(reader: impl Read + Send + 'static) -> Receiver<String> {
         let mut reader = BufReader::new(reader);
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
-            let text = String::from_utf8_lossy(&line)
-                .trim_end_matches(['\n', '\r'])
-                .to_owned();
+            let text = String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned();
             if sender.send(text).is_err() {
                 return;
             }
@@ -219,11 +197,7 @@ fn summary(steps: &[Step]) -> ExitCode {
     name_each("Left out", steps, |outcome| &outcome.left_out);
     name_each("Failed", steps, |outcome| &outcome.failures);
     say(&format!("\n{passed} passed, {failed} failed, {skipped} skipped"));
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn name_each(title: &str, steps: &[Step], pick: impl Fn(&Outcome) -> &Vec<String>) {

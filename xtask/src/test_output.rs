@@ -11,7 +11,8 @@ pub(crate) struct TestOutput {
     passed: u64,
     ignored: u64,
     started: u64,
-    finished: u64,
+    /// The binary whose verdict is still to come.
+    running: Option<String>,
     failures: Vec<String>,
     left_out: Vec<String>,
     left_out_tests: BTreeSet<(u64, String)>,
@@ -44,9 +45,7 @@ impl TestOutput {
             self.section = Section::Progress;
             return true;
         }
-        let heading = line
-            .strip_prefix("---- ")
-            .and_then(|rest| rest.strip_suffix(" stdout ----"));
+        let heading = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"));
         if let (Section::Successes { test }, Some(name)) = (&mut self.section, heading) {
             *test = Some(name.to_owned());
         }
@@ -63,14 +62,10 @@ impl TestOutput {
 
     fn progress(&mut self, line: &str) {
         let Some(rest) = line.strip_prefix("running ") else {
-            if let Some(name) = line
-                .strip_prefix("test ")
-                .and_then(|rest| rest.strip_suffix(" ... FAILED"))
-            {
+            if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
                 self.failures.push(self.full_name(name));
-            } else if let Some((name, reason)) = line
-                .strip_prefix("test ")
-                .and_then(|rest| rest.split_once(" ... ignored"))
+            } else if let Some((name, reason)) =
+                line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ignored"))
             {
                 let reason = reason.trim_start_matches([',', ' ']);
                 let reason = if reason.is_empty() { "ignored" } else { reason };
@@ -82,6 +77,8 @@ impl TestOutput {
         };
         if rest.ends_with(" test") || rest.ends_with(" tests") {
             self.started += 1;
+            self.note_crash();
+            self.running = Some(self.binary.clone());
         }
     }
 
@@ -97,7 +94,7 @@ impl TestOutput {
 
     /// `ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s`
     fn verdict(&mut self, verdict: &str) {
-        self.finished += 1;
+        self.running = None;
         let counts = verdict.split_once(". ").map_or("", |(_, counts)| counts);
         for count in counts.split("; ") {
             match count.split_once(' ') {
@@ -109,11 +106,7 @@ impl TestOutput {
     }
 
     fn full_name(&self, test: &str) -> String {
-        if self.binary.is_empty() {
-            test.to_owned()
-        } else {
-            format!("{} {test}", self.binary)
-        }
+        if self.binary.is_empty() { test.to_owned() } else { format!("{} {test}", self.binary) }
     }
 
     /// Tests that ran to their end and were content. One that left itself out is not among them.
@@ -131,16 +124,17 @@ impl TestOutput {
         &self.left_out
     }
 
-    /// Names of what failed: tests, and binaries that ended without a verdict.
-    pub(crate) fn failures(&self) -> Vec<String> {
-        let crashed = self.started.saturating_sub(self.finished);
-        let mut failures = self.failures.clone();
-        if crashed > 0 {
-            failures.push(format!(
-                "{crashed} test binaries ended without a verdict (see above)"
-            ));
+    /// A binary that is followed by another, or by the end, without having given its verdict.
+    fn note_crash(&mut self) {
+        if let Some(binary) = self.running.take() {
+            self.failures.push(format!("{binary} ended without a verdict (see above)"));
         }
-        failures
+    }
+
+    /// Names of what failed, once everything was read: tests, and binaries that ended without a verdict.
+    pub(crate) fn failures(&mut self) -> Vec<String> {
+        self.note_crash();
+        std::mem::take(&mut self.failures)
     }
 }
 
@@ -150,11 +144,7 @@ fn binary_name(line: &str) -> Option<&str> {
     if let Some(name) = line.strip_prefix("Doc-tests ") {
         return Some(name);
     }
-    let path = line
-        .strip_prefix("Running ")?
-        .strip_suffix(')')?
-        .rsplit_once('(')?
-        .1;
+    let path = line.strip_prefix("Running ")?.strip_suffix(')')?.rsplit_once('(')?.1;
     let file = path.rsplit('/').next()?;
     Some(file.rsplit_once('-').map_or(file, |(name, _hash)| name))
 }
@@ -221,14 +211,11 @@ test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
 
     #[test]
     fn counts_are_summed_and_a_test_that_left_itself_out_is_not_passed() {
-        let (counted, _) = read(TWO_BINARIES);
+        let (mut counted, _) = read(TWO_BINARIES);
         assert_eq!(counted.passed(), 2, "b of the first binary, a of the second");
         assert_eq!(counted.skipped(), 2, "a of the first binary and the ignored one");
         assert_eq!(counted.failures(), ["two x::broken"]);
-        assert_eq!(
-            counted.left_out(),
-            ["one c: slow", "one a: no tmpfs here", "one a: and no root"]
-        );
+        assert_eq!(counted.left_out(), ["one c: slow", "one a: no tmpfs here", "one a: and no root"]);
     }
 
     #[test]
@@ -242,8 +229,10 @@ test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
 
     #[test]
     fn a_binary_without_a_verdict_is_a_failure() {
-        let (counted, _) = read("running 2 tests\ntest a ... ok\n");
-        assert_eq!(counted.failures().len(), 1);
+        let output = "   Doc-tests one\nrunning 2 tests\ntest a ... ok\n   Doc-tests two\nrunning 1 test\n";
+        let (mut counted, _) = read(output);
+        let why = "ended without a verdict (see above)";
+        assert_eq!(counted.failures(), [format!("one {why}"), format!("two {why}")]);
         assert_eq!(counted.passed(), 0);
     }
 }

@@ -11,9 +11,7 @@ use serde_json::Value;
 pub(crate) fn root() -> Result<PathBuf> {
     // Cargo sets this for whatever it runs; it is not compiled in, so a moved checkout still works.
     let package = env::var_os("CARGO_MANIFEST_DIR").context("start me as `cargo xtask`")?;
-    let root = Path::new(&package)
-        .parent()
-        .context("xtask has no folder above it")?;
+    let root = Path::new(&package).parent().context("xtask has no folder above it")?;
     Ok(root.to_path_buf())
 }
 
@@ -38,10 +36,7 @@ pub(crate) fn metadata(root: &Path, platforms: &[String], dependencies: bool) ->
     }
     let output = command.output().context("cannot start cargo")?;
     if !output.status.success() {
-        bail!(
-            "cargo metadata failed: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     serde_json::from_slice(&output.stdout).context("cannot read what cargo metadata printed")
 }
@@ -49,8 +44,6 @@ pub(crate) fn metadata(root: &Path, platforms: &[String], dependencies: bool) ->
 /// The folder that cargo builds into, which also holds everything that xtask installs or writes.
 pub(crate) fn target(root: &Path) -> Result<PathBuf> {
     let metadata = metadata(root, &[], false)?;
-    let target = metadata["target_directory"]
-        .as_str()
-        .context("cargo metadata names no target folder")?;
+    let target = metadata["target_directory"].as_str().context("cargo metadata names no target folder")?;
     Ok(PathBuf::from(target))
 }

@@ -21,6 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             peers_listen: own.peer_address,
             members: members.to_vec(),
             bootstrap: true,
+            replace: false,
             max_connections: 100,
             tuning: Tuning::default(),
         });

@@ -1,7 +1,6 @@
 //! The cell's face: propose, pass a barrier, read, watch, status, stop. Behind it run the tasks of consensus
 //! on a thread of their own, so that a busy front can't starve a heartbeat.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,17 +12,19 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::barrier::{Barrier, BarrierRequest, Barriers};
+use crate::bootstrap;
 use crate::clock::WallClock;
 use crate::config::{CellConfig, Tuning};
 use crate::consensus::{Member, ReplicaId, TypeConfig};
 use crate::data_folder::DataFolder;
 use crate::disk::Disk;
 use crate::error::{ProposeError, StartError};
-use crate::leadership::{self, Leadership};
+use crate::leadership::{self, LastHeard, Leadership};
 use crate::leases::{self, Leases};
 use crate::log::Log;
 use crate::machine_store::{Machine, MachineStore};
 use crate::peers::{Forwarders, PeerNetwork, PeerService, serve};
+use crate::readmission::{self, Readmission};
 use crate::router::{Router, RouterTask};
 use crate::snapshot_store::SnapshotStore;
 use crate::status::{Digest, Status};
@@ -68,8 +69,9 @@ struct Inner {
     leases: Arc<Leases>,
     stop: watch::Sender<bool>,
     started: Instant,
+    readmission: Arc<Readmission>,
     // Held so that no second process uses the folder while this replica runs.
-    _folder: DataFolder,
+    folder: DataFolder,
 }
 
 impl Cell {
@@ -80,7 +82,11 @@ impl Cell {
     pub async fn start(config: CellConfig, world: World) -> Result<Cell, StartError> {
         check(&config)?;
         let cell_id = config.cell_id();
-        let opened = open(&config, &world, cell_id).await?;
+        let mut opened = open(&config, &world, cell_id).await?;
+        // One that is being replaced belongs to a cell that lives: it begins when the leader takes it in.
+        if !opened.folder.is_replacing() {
+            bootstrap::begin(&config, &mut opened.log).await?;
+        }
         let listener = world
             .transport
             .listen(&config.peers_listen)
@@ -90,24 +96,8 @@ impl Cell {
             .local_address()
             .map_err(|error| StartError::Listen { address: config.peers_listen.clone(), error })?;
         let (cell, tasks) = assemble(config, world, cell_id, peer_address, opened).await?;
-        cell.bootstrap().await?;
         tasks.spawn(&cell, listener);
         Ok(cell)
-    }
-
-    async fn bootstrap(&self) -> Result<(), StartError> {
-        let initialized =
-            self.inner.raft.is_initialized().await.map_err(|e| StartError::Engine(e.to_string()))?;
-        if initialized {
-            return Ok(());
-        }
-        if !self.inner.config.bootstrap {
-            let folder = self.inner.config.data.display().to_string();
-            return Err(StartError::NotBootstrapped(folder));
-        }
-        let members: BTreeMap<ReplicaId, Member> = self.inner.config.members.iter().cloned().collect();
-        // Every member does the same with the same list, which the engine allows for.
-        self.inner.raft.initialize(members).await.map_err(|e| StartError::Engine(e.to_string()))
     }
 
     /// Hands over requests to be done together, in their order, by the leader, wherever it is. `done` gets
@@ -229,6 +219,22 @@ impl Cell {
         &self.inner.log
     }
 
+    pub(crate) fn readmission(&self) -> &Readmission {
+        &self.inner.readmission
+    }
+
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.inner.world.disk
+    }
+
+    pub(crate) fn folder(&self) -> &DataFolder {
+        &self.inner.folder
+    }
+
+    pub(crate) fn configured_members(&self) -> &[(ReplicaId, Member)] {
+        &self.inner.config.members
+    }
+
     pub(crate) fn machine(&self) -> &Machine {
         &self.inner.machine
     }
@@ -258,7 +264,10 @@ impl Cell {
             disk_free_bytes: self.inner.world.disk.free_bytes(&self.inner.config.data).unwrap_or(0),
             uptime: self.inner.started.elapsed(),
             members: self.members(),
-            trouble: metrics.running_state.err().map(|fatal| fatal.to_string()).unwrap_or_default(),
+            trouble: match metrics.running_state {
+                Err(fatal) => fatal.to_string(),
+                Ok(()) => self.inner.readmission.trouble().to_owned(),
+            },
         }
     }
 
@@ -336,6 +345,13 @@ fn check(config: &CellConfig) -> Result<(), StartError> {
     if !seen.contains(&config.replica) {
         return problem(format!("the list of members {seen:?} lacks this replica, {}", config.replica));
     }
+    if config.replace && config.members.len() < 3 {
+        return problem(format!(
+            "a cell of {} can't repair a replica: without it the others are no majority. If the data folder is lost, so \
+             is the cell; start without --replace",
+            seen.len()
+        ));
+    }
     if config.tuning.election_min >= config.tuning.election_max
         || config.tuning.election_min <= config.tuning.heartbeat * 2
     {
@@ -358,8 +374,8 @@ struct Opened {
 async fn open(config: &CellConfig, world: &World, cell_id: u64) -> Result<Opened, StartError> {
     let (config, disk) = (config.clone(), Arc::clone(&world.disk));
     let opened = tokio::task::spawn_blocking(move || {
-        let mut folder =
-            DataFolder::open(Arc::clone(&disk), &config.data, &config.cell, cell_id, config.replica)?;
+        let open = if config.replace { DataFolder::open_to_replace } else { DataFolder::open };
+        let mut folder = open(Arc::clone(&disk), &config.data, &config.cell, cell_id, config.replica)?;
         let log = folder.open_log(config.tuning.log.clone())?;
         let snapshots = folder.open_snapshots().map_err(StartError::Snapshot)?;
         let store = MachineStore::open(disk, snapshots.clone()).map_err(StartError::Snapshot)?;
@@ -374,7 +390,9 @@ struct Tasks {
     barriers: Barriers,
     barriers_asked: mpsc::UnboundedReceiver<BarrierRequest>,
     leadership: watch::Sender<Leadership>,
+    heard: Arc<LastHeard>,
     service: PeerService,
+    network: PeerNetwork,
 }
 
 impl Tasks {
@@ -382,11 +400,15 @@ impl Tasks {
         let stop = cell.inner.stop.subscribe();
         let max_connections = cell.tuning().max_peer_connections;
         let followed = self.leadership.subscribe();
-        tokio::spawn(leadership::follow(cell.inner.raft.clone(), self.leadership));
+        let silence = cell.tuning().election_max * 2;
+        tokio::spawn(leadership::follow(cell.inner.raft.clone(), self.heard, silence, self.leadership));
         tokio::spawn(self.router.run());
         tokio::spawn(self.barriers.run(self.barriers_asked));
         tokio::spawn(serve(self.service, listener, max_connections, stop.clone()));
         tokio::spawn(until_stop(stop.clone(), leases::expire_sessions(cell.clone(), followed)));
+        if cell.readmission().replacing() {
+            tokio::spawn(until_stop(stop.clone(), readmission::be_readmitted(cell.clone(), self.network)));
+        }
         tokio::spawn(until_stop(stop, upkeep::bound_the_log(cell.clone())));
     }
 }
@@ -408,7 +430,9 @@ async fn assemble(
     let Opened { folder, log, snapshots, store } = opened;
     let machine = store.machine();
     let network = PeerNetwork { cell_id, transport: Arc::clone(&world.transport) };
-    let engine = engine_config(&config)?;
+    let readmission = Arc::new(Readmission::new(folder.is_replacing()));
+    // It stands for election only when it is repaired.
+    let engine = Config { enable_elect: !folder.is_replacing(), ..engine_config(&config)? };
     let raft: CellRaft = Raft::new(config.replica, Arc::new(engine), network.clone(), log.clone(), store)
         .await
         .map_err(|error| StartError::Engine(error.to_string()))?;
@@ -417,8 +441,9 @@ async fn assemble(
     let (publish, leadership) = watch::channel(Leadership { role: "follower", ..Leadership::default() });
     let (return_to, returned) = mpsc::unbounded_channel();
     let members = member_list(&config.members);
-    let forwarders = Forwarders::new(network, members.clone(), return_to);
+    let forwarders = Forwarders::new(network.clone(), members.clone(), return_to);
     let leases = Arc::new(Leases::default());
+    let heard = Arc::new(LastHeard::default());
     let tasks = Tasks {
         router: RouterTask {
             raft: raft.clone(),
@@ -432,6 +457,7 @@ async fn assemble(
             max_batches: config.tuning.batches_in_flight,
             waiting: std::collections::VecDeque::new(),
             batches: futures_util::stream::FuturesUnordered::new(),
+            proposed: 0,
             pause_until: Instant::now(),
         },
         barriers: Barriers {
@@ -444,13 +470,20 @@ async fn assemble(
         },
         barriers_asked,
         leadership: publish,
+        heard: Arc::clone(&heard),
         service: PeerService {
             cell_id,
             raft: raft.clone(),
             disk: Arc::clone(&world.disk),
+            log: log.clone(),
             snapshots,
             router: router.clone(),
+            heard,
+            readmission: Arc::clone(&readmission),
+            replica: config.replica,
+            members: config.members.clone(),
         },
+        network,
     };
     let inner = Inner {
         config,
@@ -465,7 +498,8 @@ async fn assemble(
         leases,
         stop: watch::Sender::new(false),
         started: Instant::now(),
-        _folder: folder,
+        readmission,
+        folder,
     };
     Ok((Cell { inner: Arc::new(inner) }, tasks))
 }

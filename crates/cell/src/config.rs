@@ -20,6 +20,9 @@ pub struct CellConfig {
     /// Start a new cell of these members if the data folder is empty. Every member of a new cell is
     /// started this way, with the same list.
     pub bootstrap: bool,
+    /// Begin with an empty data folder and be repaired from the other members: the folder that this replica had
+    /// is lost, or damaged and moved away. Goes before `bootstrap`.
+    pub replace: bool,
     /// Where to listen for the other replicas.
     pub peers_listen: String,
     /// Times and sizes.

@@ -11,6 +11,11 @@ use crate::snapshot_store::SnapshotStore;
 const IDENTITY: &str = "identity";
 const IDENTITY_NEW: &str = "identity.new";
 const LOCK: &str = "lock";
+/// Its being there says that the replica has lost what it knew and is not repaired yet.
+const REPLACING: &str = "replacing";
+/// For people who look into the folder.
+const REPLACING_TEXT: &str =
+    "This replica lost its data and is being repaired from the others. Leave this file.\n";
 const LOG: &str = "log";
 const SNAPSHOTS: &str = "snapshots";
 const FORMAT: u32 = 1;
@@ -64,6 +69,16 @@ pub enum FolderError {
         cell_id: u64,
         /// The replica that was asked for.
         replica: u64,
+    },
+    /// It was to be repaired from the other members, but is in use.
+    #[error(
+        "the data folder {} already belongs to this replica, and {option} is only for one that lost its folder; start it \
+         without {option}, or move the folder away first if it is damaged",
+        path.display(), option = crate::log::REPLACE_OPTION
+    )]
+    NotLost {
+        /// The folder.
+        path: PathBuf,
     },
     /// It holds files, but does not say whose.
     #[error(
@@ -123,6 +138,8 @@ pub struct DataFolder {
     lock: Arc<dyn Lock>,
     /// No log was ever opened in it.
     new: bool,
+    /// The replica that it belongs to is being repaired from the others.
+    replacing: bool,
 }
 
 impl DataFolder {
@@ -145,19 +162,61 @@ impl DataFolder {
         replica: u64,
     ) -> Result<Self, FolderError> {
         let owner = Owner { cell: cell.to_owned(), cell_id, replica };
+        Self::open_as(disk, path, owner, false)
+    }
+
+    /// Like [`DataFolder::open`], for a replica that is to be repaired from the others. The folder must be new;
+    /// it is marked, and whoever opens it is told so, until [`DataFolder::replaced`].
+    pub fn open_to_replace(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        cell: &str,
+        cell_id: u64,
+        replica: u64,
+    ) -> Result<Self, FolderError> {
+        let owner = Owner { cell: cell.to_owned(), cell_id, replica };
+        Self::open_as(disk, path, owner, true)
+    }
+
+    fn open_as(disk: Arc<dyn Disk>, path: &Path, owner: Owner, replace: bool) -> Result<Self, FolderError> {
         disk.create_directory(path).map_err(io_error("create", path))?;
         let lock = lock(&*disk, path)?;
-        let new = match read_identity(&*disk, path) {
+        let known = match read_identity(&*disk, path) {
             Ok((found, _)) if found != owner => return Err(foreign(path, found, owner)),
-            Ok((_, new)) => new,
+            Ok((_, new)) => Some(new),
             Err(FolderError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 refuse_strangers(&*disk, path)?;
-                write_identity(&*disk, path, &owner, true)?;
-                true
+                None
             }
             Err(error) => return Err(error),
         };
-        Ok(Self { disk, path: path.to_owned(), owner, lock, new })
+        let new = known.unwrap_or(true);
+        let marked = disk.list(path).map_err(io_error("list", path))?.iter().any(|name| name == REPLACING);
+        if replace && !marked {
+            if !new {
+                return Err(FolderError::NotLost { path: path.to_owned() });
+            }
+            // Before anything else: without it the next start would take the replica for one of a new cell.
+            write_marker(&*disk, path)?;
+        }
+        if known.is_none() {
+            write_identity(&*disk, path, &owner, true)?;
+        }
+        Ok(Self { disk, path: path.to_owned(), owner, lock, new, replacing: marked || replace })
+    }
+
+    /// Whether the replica is being repaired from the others: it has forgotten what it voted for.
+    pub fn is_replacing(&self) -> bool {
+        self.replacing
+    }
+
+    /// Notes that the replica is repaired. Blocks.
+    pub fn replaced(&self) -> io::Result<()> {
+        match self.disk.remove(&self.path.join(REPLACING)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.disk.sync_directory(&self.path)
     }
 
     /// Whether no log was ever opened in it: the replica is new.
@@ -224,7 +283,8 @@ fn lock(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn Lock>, FolderError> {
 /// A folder without an identity must be empty but for what an interrupted first start leaves.
 fn refuse_strangers(disk: &dyn Disk, path: &Path) -> Result<(), FolderError> {
     let names = disk.list(path).map_err(io_error("list", path))?;
-    match names.into_iter().find(|name| name != LOCK && name != IDENTITY_NEW && name != "lost+found") {
+    let expected = [LOCK, IDENTITY_NEW, REPLACING, "lost+found"];
+    match names.into_iter().find(|name| !expected.contains(&name.as_str())) {
         Some(name) => Err(FolderError::Unknown { path: path.to_owned(), name }),
         None => Ok(()),
     }
@@ -240,6 +300,23 @@ fn foreign(path: &Path, found: Owner, owner: Owner) -> FolderError {
         cell_id: owner.cell_id,
         replica: owner.replica,
     }
+}
+
+fn write_marker(disk: &dyn Disk, folder: &Path) -> Result<(), FolderError> {
+    let path = folder.join(REPLACING);
+    let write = || -> io::Result<()> {
+        let file = disk.open(&path, Access::Create)?;
+        file.write_all_at(REPLACING_TEXT.as_bytes(), 0)?;
+        file.sync_data()?;
+        disk.sync_directory(folder)?;
+        // The folder itself may be new, too; if its parent can't be opened, somebody else made it earlier.
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+        match disk.sync_directory(parent.unwrap_or(Path::new("."))) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+            _ => Ok(()),
+        }
+    };
+    write().map_err(io_error("write", &path))
 }
 
 fn write_identity(disk: &dyn Disk, folder: &Path, owner: &Owner, new: bool) -> Result<(), FolderError> {

@@ -114,7 +114,7 @@ pub enum StartError {
     Engine(String),
     /// The folder is empty and nothing says that the cell is new.
     #[error(
-        "the data folder {0} holds no cell yet; start every member of a new cell with --bootstrap and the same list of members"
+        "the data folder {0} holds no cell yet; start every member of a new cell with --bootstrap and the same list of members; a replica that lost its folder is repaired from the others with --replace"
     )]
     NotBootstrapped(String),
 }

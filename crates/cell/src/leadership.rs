@@ -1,8 +1,13 @@
 //! Who leads, as this replica knows it: one small value that the rest of the cell follows.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::cell::CellRaft;
 use crate::consensus::{Member, ReplicaId};
@@ -22,14 +27,45 @@ pub struct Leadership {
     pub elections: u64,
 }
 
-/// Republishes what openraft says of the leader whenever it changes, until openraft stops.
-pub(crate) async fn follow(raft: CellRaft, publish: watch::Sender<Leadership>) {
+/// When this replica last heard of a leader. The engine goes on naming a leader that died until another is
+/// elected; without a majority that is for ever.
+pub(crate) struct LastHeard {
+    since: Instant,
+    heard_ms: AtomicU64,
+}
+
+impl Default for LastHeard {
+    fn default() -> Self {
+        Self { since: Instant::now(), heard_ms: AtomicU64::new(0) }
+    }
+}
+
+impl LastHeard {
+    /// A leader spoke.
+    pub(crate) fn now(&self) {
+        self.heard_ms.store(self.since.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn ago(&self) -> Duration {
+        self.since.elapsed().saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Relaxed)))
+    }
+}
+
+/// Republishes what openraft says of the leader whenever it changes, until openraft stops. A leader that was
+/// not heard of for `silence` is none.
+pub(crate) async fn follow(
+    raft: CellRaft,
+    heard: Arc<LastHeard>,
+    silence: Duration,
+    publish: watch::Sender<Leadership>,
+) {
     let mut metrics = raft.server_metrics();
     let mut seen = (0, 0);
     loop {
         let now = {
             let metrics = metrics.borrow_watched();
-            let leader = metrics.current_leader.and_then(|id| {
+            let known = metrics.current_leader.filter(|id| *id == metrics.id || heard.ago() < silence);
+            let leader = known.and_then(|id| {
                 let member = metrics.membership_config.membership().get_node(&id)?;
                 Some((id, member.clone()))
             });
@@ -56,7 +92,8 @@ pub(crate) async fn follow(raft: CellRaft, publish: watch::Sender<Leadership>) {
             *published = now;
             changed
         });
-        if metrics.changed().await.is_err() {
+        let changed = tokio::time::timeout(silence / 4, metrics.changed()).await;
+        if let Ok(Err(_)) = changed {
             publish.send_modify(|published| {
                 published.leader = None;
                 published.here = false;

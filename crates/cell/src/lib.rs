@@ -7,6 +7,7 @@
 //! This room never decodes what clients send and never lets the wall clock decide anything.
 
 mod barrier;
+mod bootstrap;
 mod cell;
 mod clock;
 mod config;
@@ -19,6 +20,7 @@ mod leases;
 pub mod log;
 mod machine_store;
 mod peers;
+mod readmission;
 mod router;
 pub mod snapshot_store;
 mod status;

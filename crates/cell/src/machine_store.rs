@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bramah_machine::{Batch, Event, State};
 use futures_util::{Stream, StreamExt};
@@ -15,6 +16,9 @@ use tokio::sync::{broadcast, watch};
 use crate::consensus::TypeConfig;
 use crate::disk::{self, Disk};
 use crate::snapshot_store::{SnapshotFile, SnapshotStore};
+
+/// How long a snapshot that found no space waits before it is tried again.
+const NO_SPACE_PAUSE: Duration = Duration::from_secs(5);
 
 /// How many entries' events a slow reader may fall behind before it is told that it lagged.
 const EVENTS_KEPT: usize = 4_096;
@@ -218,16 +222,28 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotWriter {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotFile>, io::Error> {
-        let snapshots = self.snapshots.clone();
-        let view = self.view.clone();
-        let meta =
-            SnapshotMetaOf::<TypeConfig> { last_log_id: view.last, last_membership: view.membership.clone() };
-        let file = disk::run(&self.disk, move || {
-            snapshots.write(meta, |mut body| view.state.write_snapshot(&mut body))
-        })
-        .await?;
+        let file = loop {
+            match self.write().await {
+                // The engine would stop at an error; the log goes on without a snapshot until there is space.
+                Err(error) if disk::is_no_space(&error) => {
+                    tracing::warn!(%error, "no space for a snapshot; trying again in {NO_SPACE_PAUSE:?}");
+                    tokio::time::sleep(NO_SPACE_PAUSE).await;
+                }
+                written => break written?,
+            }
+        };
         self.machine.snapshot_bytes.store(file.length(), Ordering::Relaxed);
         Ok(SnapshotOf::<TypeConfig, SnapshotFile> { meta: file.meta().clone(), snapshot: file })
+    }
+}
+
+impl SnapshotWriter {
+    async fn write(&self) -> io::Result<SnapshotFile> {
+        let (snapshots, view) = (self.snapshots.clone(), self.view.clone());
+        let meta =
+            SnapshotMetaOf::<TypeConfig> { last_log_id: view.last, last_membership: view.membership.clone() };
+        disk::run(&self.disk, move || snapshots.write(meta, |mut body| view.state.write_snapshot(&mut body)))
+            .await
     }
 }
 

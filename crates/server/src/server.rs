@@ -34,6 +34,8 @@ pub struct ServerConfig {
     pub members: Vec<(ReplicaId, Member)>,
     /// Start a new cell of these members if the data folder is empty.
     pub bootstrap: bool,
+    /// Begin with an empty data folder and be repaired from the others: the folder was lost or moved away.
+    pub replace: bool,
     /// The most connections of clients at once; one more is closed at once.
     pub max_connections: usize,
     /// Times and sizes.
@@ -149,6 +151,7 @@ fn cell_config(config: &ServerConfig) -> CellConfig {
         data: config.data.clone(),
         members: config.members.clone(),
         bootstrap: config.bootstrap,
+        replace: config.replace,
         peers_listen: config.peers_listen.clone(),
         tuning: config.tuning.clone(),
     }
@@ -222,7 +225,9 @@ fn front(
         let address = listener.local_address().map_err(|error| listen_error(&config.clients_listen, error));
         let _ = started.send(address);
         let mut stop = orders.clone();
-        let stopping = async move { drop(ordered(&mut stop).await) };
+        let stopping = async move {
+            ordered(&mut stop).await;
+        };
         let serving = front::grpc::serve(cell, listener, config.max_connections, stopping);
         tokio::pin!(serving);
         tokio::select! {

@@ -2,12 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::cell::{Layout, ReplicaStatus, System};
+use crate::processes::Process;
 use crate::workspace;
+
+/// Longest time to build everything from nothing.
+const BUILD_WITHIN: Duration = Duration::from_secs(60 * 60);
 
 pub(super) struct Bramah {
     pub(super) program: PathBuf,
@@ -17,10 +22,8 @@ impl Bramah {
     pub(super) fn build(root: &Path, target: &Path) -> Result<Self> {
         eprintln!("xtask: building bramah");
         let build = ["build", "--release", "--package", "bramah", "--bin", "bramah"];
-        let status = workspace::cargo(root, &build)
-            .status()
-            .context("cannot start cargo")?;
-        if !status.success() {
+        let cargo = Process::spawn(workspace::cargo(root, &build))?;
+        if !cargo.wait(BUILD_WITHIN)? {
             bail!("bramah does not build (see above)");
         }
         let program = target.join("release").join("bramah");
@@ -33,22 +36,11 @@ impl Bramah {
     /// What the replica at `address` says of itself, as `bramah status` has it.
     pub(super) fn ask(&self, address: &str) -> Result<Value> {
         let output = Command::new(&self.program)
-            .args([
-                "status",
-                "--output",
-                "json",
-                "--timeout",
-                "2s",
-                "--addresses",
-                address,
-            ])
+            .args(["status", "--output", "json", "--timeout", "2s", "--addresses", address])
             .output()
             .context("cannot start bramah")?;
         if !output.status.success() {
-            bail!(
-                "bramah status: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            bail!("bramah status: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         serde_json::from_slice(&output.stdout).context("cannot read what bramah status printed")
     }
@@ -92,9 +84,7 @@ fn read_status(answer: &Value, address: &str) -> Result<ReplicaStatus> {
     Ok(ReplicaStatus {
         leads: replica["role"] == "leader",
         leader: leader.map(|term| format!("of term {term}")),
-        applied: replica["applied_index"]
-            .as_u64()
-            .context("bramah status names no applied index")?,
+        applied: replica["applied_index"].as_u64().context("bramah status names no applied index")?,
     })
 }
 
@@ -118,14 +108,7 @@ mod tests {
             { "address": "b:2", "up": true, "role": "leader", "term": 3, "applied_index": 12 },
         ]});
         let leader = Some("of term 3".to_owned());
-        assert_eq!(
-            read_status(&answer, "b:2").unwrap(),
-            ReplicaStatus {
-                leads: true,
-                leader,
-                applied: 12
-            }
-        );
+        assert_eq!(read_status(&answer, "b:2").unwrap(), ReplicaStatus { leads: true, leader, applied: 12 });
         assert!(read_status(&answer, "a:1").is_err(), "it is down");
         assert!(read_status(&answer, "c:3").is_err(), "it is not there");
     }
@@ -136,13 +119,6 @@ mod tests {
             { "address": "a:1", "up": true, "role": "candidate", "term": 3, "applied_index": 12 },
         ]});
         let status = read_status(&answer, "a:1").unwrap();
-        assert_eq!(
-            status,
-            ReplicaStatus {
-                leads: false,
-                leader: None,
-                applied: 12
-            }
-        );
+        assert_eq!(status, ReplicaStatus { leads: false, leader: None, applied: 12 });
     }
 }

@@ -72,15 +72,8 @@ impl<'a> Cell<'a> {
     pub(super) fn start(system: &'a dyn System, folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder.parent().unwrap_or(folder))?;
         fs::create_dir(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let layout = Layout {
-            folder: folder.to_path_buf(),
-            members: free_members()?,
-        };
-        let mut cell = Cell {
-            system,
-            layout,
-            processes: Vec::new(),
-        };
+        let layout = Layout { folder: folder.to_path_buf(), members: free_members()? };
+        let mut cell = Cell { system, layout, processes: Vec::new() };
         for replica in 0..REPLICAS {
             let process = cell.launch(replica)?;
             cell.processes.push(Some(process));
@@ -90,11 +83,7 @@ impl<'a> Cell<'a> {
     }
 
     fn launch(&self, replica: usize) -> Result<Process> {
-        Process::start(
-            self.system.server(&self.layout, replica),
-            &self.layout.log(replica),
-            Output::Log,
-        )
+        Process::start(self.system.server(&self.layout, replica), &self.layout.log(replica), Output::Log)
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -103,12 +92,7 @@ impl<'a> Cell<'a> {
 
     /// The clients' addresses, separated by commas.
     pub(super) fn addresses(&self) -> String {
-        let clients: Vec<&str> = self
-            .layout
-            .members
-            .iter()
-            .map(|member| member.clients.as_str())
-            .collect();
+        let clients: Vec<&str> = self.layout.members.iter().map(|member| member.clients.as_str()).collect();
         clients.join(",")
     }
 
@@ -118,12 +102,8 @@ impl<'a> Cell<'a> {
 
     /// Process ids of the replicas that run, separated by commas.
     pub(super) fn pids(&self) -> String {
-        let pids: Vec<String> = self
-            .processes
-            .iter()
-            .flatten()
-            .map(|process| process.pid().to_string())
-            .collect();
+        let pids: Vec<String> =
+            self.processes.iter().flatten().map(|process| process.pid().to_string()).collect();
         pids.join(",")
     }
 
@@ -139,9 +119,7 @@ impl<'a> Cell<'a> {
     /// Which replica leads.
     pub(super) fn leader(&self) -> Result<usize> {
         let statuses = self.statuses();
-        let leader = statuses
-            .iter()
-            .position(|status| status.as_ref().is_some_and(|status| status.leads));
+        let leader = statuses.iter().position(|status| status.as_ref().is_some_and(|status| status.leads));
         leader.with_context(|| format!("no replica of {} leads: {statuses:?}", self.name()))
     }
 
@@ -174,11 +152,7 @@ impl<'a> Cell<'a> {
             self.all_alive()?;
             if Instant::now() > ends {
                 let seconds = READY_WITHIN.as_secs();
-                bail!(
-                    "{} is not ready after {seconds} s: {statuses:?}{}",
-                    self.name(),
-                    self.last_words()
-                );
+                bail!("{} is not ready after {seconds} s: {statuses:?}{}", self.name(), self.last_words());
             }
             thread::sleep(Duration::from_millis(100));
         }
@@ -190,29 +164,18 @@ impl<'a> Cell<'a> {
             if let Some(process) = process
                 && !process.is_alive()?
             {
-                bail!(
-                    "replica {} of {} ended by itself{}",
-                    replica + 1,
-                    self.name(),
-                    self.last_words()
-                );
+                bail!("replica {} of {} ended by itself{}", replica + 1, self.name(), self.last_words());
             }
         }
         Ok(())
     }
 
     fn statuses(&self) -> Vec<Option<ReplicaStatus>> {
-        self.layout
-            .members
-            .iter()
-            .map(|member| self.system.status(&member.clients).ok())
-            .collect()
+        self.layout.members.iter().map(|member| self.system.status(&member.clients).ok()).collect()
     }
 
     fn last_words(&self) -> String {
-        (0..REPLICAS)
-            .map(|replica| last_lines(&self.layout.log(replica), 5))
-            .collect()
+        (0..REPLICAS).map(|replica| last_lines(&self.layout.log(replica), 5)).collect()
     }
 }
 
@@ -227,10 +190,7 @@ impl Drop for Cell<'_> {
 
 fn agree(all: &[ReplicaStatus]) -> bool {
     let one_leads = all.iter().filter(|status| status.leads).count() == 1;
-    one_leads
-        && all
-            .iter()
-            .all(|status| status.leader.is_some() && status.leader == all[0].leader)
+    one_leads && all.iter().all(|status| status.leader.is_some() && status.leader == all[0].leader)
 }
 
 fn last_lines(file: &Path, count: usize) -> String {
@@ -238,10 +198,7 @@ fn last_lines(file: &Path, count: usize) -> String {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     let last = lines[lines.len().saturating_sub(count)..].join("\n  ");
-    format!(
-        "\n{}:\n  {last}",
-        file.file_name().unwrap_or_default().to_string_lossy()
-    )
+    format!("\n{}:\n  {last}", file.file_name().unwrap_or_default().to_string_lossy())
 }
 
 /// Two free ports a replica. They are held until all are chosen, so that none is chosen twice.
@@ -253,14 +210,7 @@ fn free_members() -> Result<Vec<Member>> {
         held.push(listener);
         Ok(address)
     };
-    (0..REPLICAS)
-        .map(|_| {
-            Ok(Member {
-                clients: address()?,
-                peers: address()?,
-            })
-        })
-        .collect()
+    (0..REPLICAS).map(|_| Ok(Member { clients: address()?, peers: address()? })).collect()
 }
 
 #[cfg(test)]
@@ -268,49 +218,23 @@ mod tests {
     use super::*;
 
     fn status(leads: bool, leader: Option<&str>) -> ReplicaStatus {
-        ReplicaStatus {
-            leads,
-            leader: leader.map(str::to_owned),
-            applied: 0,
-        }
+        ReplicaStatus { leads, leader: leader.map(str::to_owned), applied: 0 }
     }
 
     #[test]
     fn replicas_agree_only_on_one_leader_that_all_know() {
-        assert!(agree(&[
-            status(true, Some("1")),
-            status(false, Some("1")),
-            status(false, Some("1"))
-        ]));
-        assert!(!agree(&[
-            status(true, Some("1")),
-            status(false, Some("1")),
-            status(false, None)
-        ]));
-        assert!(!agree(&[
-            status(true, Some("1")),
-            status(false, Some("1")),
-            status(false, Some("2"))
-        ]));
-        assert!(!agree(&[
-            status(true, Some("1")),
-            status(true, Some("1")),
-            status(false, Some("1"))
-        ]));
-        assert!(!agree(&[
-            status(false, Some("1")),
-            status(false, Some("1")),
-            status(false, Some("1"))
-        ]));
+        assert!(agree(&[status(true, Some("1")), status(false, Some("1")), status(false, Some("1"))]));
+        assert!(!agree(&[status(true, Some("1")), status(false, Some("1")), status(false, None)]));
+        assert!(!agree(&[status(true, Some("1")), status(false, Some("1")), status(false, Some("2"))]));
+        assert!(!agree(&[status(true, Some("1")), status(true, Some("1")), status(false, Some("1"))]));
+        assert!(!agree(&[status(false, Some("1")), status(false, Some("1")), status(false, Some("1"))]));
     }
 
     #[test]
     fn chosen_ports_differ() {
         let members = free_members().unwrap();
-        let mut all: Vec<&str> = members
-            .iter()
-            .flat_map(|member| [&*member.clients, &*member.peers])
-            .collect();
+        let mut all: Vec<&str> =
+            members.iter().flat_map(|member| [&*member.clients, &*member.peers]).collect();
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), 2 * REPLICAS);

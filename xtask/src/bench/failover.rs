@@ -44,9 +44,8 @@ pub(super) fn measure(
         let leader = cell.leader()?;
         let killed_us = monotonic_us();
         cell.kill(leader);
-        let acknowledged_us = probe
-            .next_after(killed_us)
-            .with_context(|| format!("after a kill of {}", cell.name()))?;
+        let acknowledged_us =
+            probe.next_after(killed_us).with_context(|| format!("after a kill of {}", cell.name()))?;
         outages.push((acknowledged_us - killed_us) as f64 / 1_000.0);
         cell.restart(leader)?;
     }
@@ -55,9 +54,7 @@ pub(super) fn measure(
 
 /// Kills must not keep step with heartbeats.
 fn random_part_of(longest: Duration) -> Duration {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     longest.mul_f64(f64::from(now.subsec_nanos() % 1_000) / 1_000.0)
 }
 
@@ -84,23 +81,9 @@ impl Probe {
     fn start(generator: &Path, cell: &Cell<'_>) -> Result<Self> {
         let mut command = Command::new(generator);
         command
-            .args([
-                "bench",
-                "--json",
-                "--workload",
-                "probe",
-                "--protocol",
-                cell.name(),
-            ])
+            .args(["bench", "--json", "--workload", "probe", "--protocol", cell.name()])
             .args(["--addresses", &cell.addresses(), "--seconds", "3600"])
-            .args([
-                "--keys",
-                "10000",
-                "--value-bytes",
-                "256",
-                "--try-timeout",
-                TRY_TIMEOUT,
-            ]);
+            .args(["--keys", "10000", "--value-bytes", "256", "--try-timeout", TRY_TIMEOUT]);
         let process = Process::start(command, &cell.file("probe.log"), Output::Pipe)?;
         let stdout = process.take_stdout().context("the probe's output is no pipe")?;
         let (sender, acknowledged) = sync_channel(1_000);
@@ -113,10 +96,7 @@ impl Probe {
                 }
             }
         });
-        Ok(Probe {
-            process,
-            acknowledged,
-        })
+        Ok(Probe { process, acknowledged })
     }
 
     /// When the first write was acknowledged that a cell killed at `killed_us` cannot have done before.
@@ -129,11 +109,7 @@ impl Probe {
                 Err(RecvTimeoutError::Disconnected) => {
                     bail!(
                         "the probe ended by itself{}",
-                        if self.process.is_alive()? {
-                            ", or closed its output"
-                        } else {
-                            ""
-                        }
+                        if self.process.is_alive()? { ", or closed its output" } else { "" }
                     )
                 }
             }
@@ -144,10 +120,7 @@ impl Probe {
 
 fn read_line(line: &str) -> Option<Acknowledged> {
     let line: Value = serde_json::from_str(line).ok()?;
-    let acknowledged = Acknowledged {
-        sent_us: line["sent_us"].as_u64()?,
-        at_us: line["at_us"].as_u64()?,
-    };
+    let acknowledged = Acknowledged { sent_us: line["sent_us"].as_u64()?, at_us: line["at_us"].as_u64()? };
     (line["ok"] == true).then_some(acknowledged)
 }
 
@@ -165,10 +138,7 @@ mod tests {
             read_line(r#"{"at_us":9,"ok":true,"sent_us":7}"#),
             Some(Acknowledged { sent_us: 7, at_us: 9 })
         );
-        assert_eq!(
-            read_line(r#"{"at_us":9,"ok":false,"sent_us":7,"error":"x"}"#),
-            None
-        );
+        assert_eq!(read_line(r#"{"at_us":9,"ok":false,"sent_us":7,"error":"x"}"#), None);
         assert_eq!(read_line("noise"), None);
     }
 
@@ -176,14 +146,8 @@ mod tests {
     fn an_answer_that_was_on_its_way_does_not_end_the_outage() {
         let write = |sent_us, at_us| Acknowledged { sent_us, at_us };
         assert!(!is_after(write(900, 990), 1_000), "before the kill");
-        assert!(
-            !is_after(write(990, 1_400), 1_000),
-            "answered by the leader while it was killed"
-        );
-        assert!(
-            is_after(write(990, 300_000), 1_000),
-            "caught by the kill and done by the next leader"
-        );
+        assert!(!is_after(write(990, 1_400), 1_000), "answered by the leader while it was killed");
+        assert!(is_after(write(990, 300_000), 1_000), "caught by the kill and done by the next leader");
         assert!(is_after(write(1_001, 1_500), 1_000), "sent after the kill");
     }
 }

@@ -24,12 +24,7 @@ pub(super) struct Load {
 }
 
 const fn load(key: &'static str, workload: &'static str, clients: u32, quick: bool) -> Load {
-    Load {
-        key,
-        workload,
-        clients,
-        quick,
-    }
+    Load { key, workload, clients, quick }
 }
 
 /// In the order in which they are run: the writes make the files that are read.
@@ -73,22 +68,10 @@ pub(super) fn measure(generator: &Path, cell: &Cell<'_>, load: Load, times: Time
 fn run(generator: &Path, cell: &Cell<'_>, load: Load, times: Times) -> Result<Value> {
     let mut command = Command::new(generator);
     command
-        .args([
-            "bench",
-            "--json",
-            "--protocol",
-            cell.name(),
-            "--workload",
-            load.workload,
-        ])
+        .args(["bench", "--json", "--protocol", cell.name(), "--workload", load.workload])
         .args(["--addresses", &cell.addresses(), "--server-pids", &cell.pids()])
         .args(["--clients", &load.clients.to_string(), "--route", "spread"])
-        .args([
-            "--seconds",
-            &times.seconds.to_string(),
-            "--warmup",
-            &times.warmup.to_string(),
-        ])
+        .args(["--seconds", &times.seconds.to_string(), "--warmup", &times.warmup.to_string()])
         .args(["--keys", "10000", "--value-bytes", "256", "--counters", "1"]);
     let limit = Duration::from_secs(times.seconds + times.warmup) + PREPARE_WITHIN;
     let text = processes::output(command, &cell.file("generator.log"), limit)
@@ -141,10 +124,7 @@ mod tests {
         let measured = measured.unwrap();
         assert!((measured.server_cpu_us - 200.0).abs() < 1e-6);
         assert!((measured.client_cpu_us - 50.0).abs() < 1e-6);
-        assert!(
-            read(json!({ "operations": 1 })).is_err(),
-            "a number that is missing is not zero"
-        );
+        assert!(read(json!({ "operations": 1 })).is_err(), "a number that is missing is not zero");
     }
 
     #[test]

@@ -87,40 +87,19 @@ impl Plan {
             bail!("compare with what? --peer {PEER} is the only one there is");
         }
         let wanted = |key: &str, otherwise: bool| {
-            if only.is_empty() {
-                otherwise
-            } else {
-                only.iter().any(|only| only == key)
-            }
+            if only.is_empty() { otherwise } else { only.iter().any(|only| only == key) }
         };
-        let loads: Vec<Load> = LOADS
-            .iter()
-            .filter(|load| wanted(load.key, !quick || load.quick))
-            .copied()
-            .collect();
+        let loads: Vec<Load> =
+            LOADS.iter().filter(|load| wanted(load.key, !quick || load.quick)).copied().collect();
         let failover = wanted(FAILOVER, !quick);
-        if let Some(unknown) = only
-            .iter()
-            .find(|only| *only != FAILOVER && LOADS.iter().all(|load| load.key != *only))
+        if let Some(unknown) =
+            only.iter().find(|only| *only != FAILOVER && LOADS.iter().all(|load| load.key != *only))
         {
             let keys: Vec<&str> = LOADS.iter().map(|load| load.key).chain([FAILOVER]).collect();
-            bail!(
-                "there is no measurement {unknown:?}; there are {}",
-                keys.join(", ")
-            );
+            bail!("there is no measurement {unknown:?}; there are {}", keys.join(", "));
         }
-        let times = Times {
-            seconds: seconds.unwrap_or(if quick { 5 } else { 10 }),
-            warmup: 2,
-        };
-        Ok(Plan {
-            loads,
-            failover,
-            times,
-            turns,
-            kills,
-            json,
-        })
+        let times = Times { seconds: seconds.unwrap_or(if quick { 5 } else { 10 }), warmup: 2 };
+        Ok(Plan { loads, failover, times, turns, kills, json })
     }
 
     /// One turn of one system: a new cell for the loads, and another for the kills.
@@ -140,11 +119,7 @@ impl Plan {
                 thread::sleep(REST);
                 let measured = load::measure(generator, &cell, *load, self.times)?;
                 let rate = measured.operations_per_second;
-                eprintln!(
-                    "xtask: {title}: {} {rate:.0} a second{}",
-                    load.key,
-                    failures(measured.errors)
-                );
+                eprintln!("xtask: {title}: {} {rate:.0} a second{}", load.key, failures(measured.errors));
                 results.add(name, load.key, measured);
             }
         }
@@ -161,11 +136,7 @@ impl Plan {
 }
 
 fn failures(errors: f64) -> String {
-    if errors > 0.0 {
-        format!(" ({errors} calls FAILED)")
-    } else {
-        String::new()
-    }
+    if errors > 0.0 { format!(" ({errors} calls FAILED)") } else { String::new() }
 }
 
 /// A folder on the disk of the target folder, for the cells' data. Removed at the end.
@@ -219,17 +190,7 @@ mod tests {
     #[test]
     fn all_of_it_some_of_it_and_one_of_it() {
         let all = plan(&["--peer", "etcd"]).unwrap();
-        assert_eq!(
-            keys(&all),
-            [
-                "write_1",
-                "write_64",
-                "write_256",
-                "write_1000",
-                "read_256",
-                "counter_64"
-            ]
-        );
+        assert_eq!(keys(&all), ["write_1", "write_64", "write_256", "write_1000", "read_256", "counter_64"]);
         assert!(all.failover);
         let quick = plan(&["--peer", "etcd", "--quick"]).unwrap();
         assert_eq!(keys(&quick), ["write_1", "write_256", "read_256", "counter_64"]);
@@ -241,11 +202,8 @@ mod tests {
     #[test]
     fn only_folders_of_runs_that_are_over_are_removed() {
         let all = std::env::temp_dir().join(format!("xtask-scratch-{}", std::process::id()));
-        let (over, running, other) = (
-            all.join("4294967295"),
-            all.join(std::process::id().to_string()),
-            all.join("notes"),
-        );
+        let (over, running, other) =
+            (all.join("4294967295"), all.join(std::process::id().to_string()), all.join("notes"));
         for folder in [&over, &running, &other] {
             fs::create_dir_all(folder).unwrap();
         }
@@ -258,9 +216,7 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         assert!(plan(&[]).unwrap_err().to_string().contains("--peer etcd"));
-        let error = plan(&["--peer", "etcd", "--only", "write_2"])
-            .unwrap_err()
-            .to_string();
+        let error = plan(&["--peer", "etcd", "--only", "write_2"]).unwrap_err().to_string();
         assert!(error.contains("write_2") && error.contains("write_64"), "{error}");
     }
 }

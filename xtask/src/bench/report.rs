@@ -33,9 +33,7 @@ impl Results {
     }
 
     fn outage_ms(&self, system: &str) -> Option<f64> {
-        self.outages_ms
-            .get(system)
-            .map(|outages| median(outages.iter().copied()))
+        self.outages_ms.get(system).map(|outages| median(outages.iter().copied()))
     }
 
     /// The median over the turns of one number.
@@ -66,9 +64,7 @@ impl Results {
         if let (Some(theirs), Some(ours), Some(ratio)) =
             (self.outage_ms(PEER), self.outage_ms(OURS), self.ratio(FAILOVER))
         {
-            lines.push(format!(
-                "{FAILOVER:<12} {theirs:>8.0} ms {ours:>7.0} ms {ratio:>7.2}"
-            ));
+            lines.push(format!("{FAILOVER:<12} {theirs:>8.0} ms {ours:>7.0} ms {ratio:>7.2}"));
         }
         lines.join("\n")
     }
@@ -90,9 +86,7 @@ impl Results {
 
     pub(super) fn json(&self) -> Value {
         let keys = LOADS.iter().map(|load| load.key).chain([FAILOVER]);
-        let ratios: BTreeMap<_, _> = keys
-            .filter_map(|key| Some((key, rounded(self.ratio(key)?))))
-            .collect();
+        let ratios: BTreeMap<_, _> = keys.filter_map(|key| Some((key, rounded(self.ratio(key)?)))).collect();
         let mut turns = serde_json::Map::new();
         for ((system, key), measured) in &self.loads {
             let raw: Vec<&Value> = measured.iter().map(|measured| &measured.raw).collect();
@@ -146,16 +140,8 @@ mod tests {
     fn ratios_are_of_medians_and_better_is_more() {
         let json = results().json();
         assert_eq!(json["ratios"], json!({ "write_1": 3.0, "failover": 3.0 }));
-        assert_eq!(
-            json["measured"]["write_1"]["etcd"]["operations_per_second"],
-            200.0
-        );
-        assert_eq!(
-            json["measured"]["write_1"]["bramah"]["turns"]
-                .as_array()
-                .map(Vec::len),
-            Some(3)
-        );
+        assert_eq!(json["measured"]["write_1"]["etcd"]["operations_per_second"], 200.0);
+        assert_eq!(json["measured"]["write_1"]["bramah"]["turns"].as_array().map(Vec::len), Some(3));
         assert_eq!(json["failover_ms"]["etcd"], json!([1_000.0, 1_200.0, 3_000.0]));
     }
 

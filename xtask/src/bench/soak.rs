@@ -51,16 +51,9 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
     println!("{elections} elections under load");
     if json {
         let samples: Vec<Value> = samples.iter().map(Sample::json).collect();
-        println!(
-            "{}",
-            json!({ "minutes": minutes, "elections": elections, "samples": samples })
-        );
+        println!("{}", json!({ "minutes": minutes, "elections": elections, "samples": samples }));
     }
-    Ok(if elections == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if elections == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Increments of one counter until there are a million, then writes, until the time is over.
@@ -69,7 +62,7 @@ fn soak(bramah: &Bramah, cell: &Cell<'_>, length: Duration) -> Result<Vec<Sample
     let mut samples = vec![Sample::take(bramah, cell, began, "start")?];
     let mut load = Load::start(bramah, cell, "increment", length)?;
     let mut counting = true;
-    while began.elapsed() < length {
+    while length.saturating_sub(began.elapsed()) > Duration::from_secs(1) {
         thread::sleep(INTERVAL.min(length.saturating_sub(began.elapsed())));
         cell.all_alive()?;
         load.still_runs()?;
@@ -102,22 +95,11 @@ impl Load {
     fn start(bramah: &Bramah, cell: &Cell<'_>, workload: &str, length: Duration) -> Result<Self> {
         let mut command = Command::new(&bramah.program);
         command
-            .args([
-                "bench",
-                "--workload",
-                workload,
-                "--clients",
-                "256",
-                "--warmup",
-                "0",
-            ])
+            .args(["bench", "--workload", workload, "--clients", "256", "--warmup", "0"])
             .args(["--addresses", &cell.addresses()])
             .args(["--seconds", &length.as_secs_f64().max(1.0).to_string()]);
         let log = cell.file(&format!("{workload}.log"));
-        Ok(Load {
-            process: Process::start(command, &log, Output::Log)?,
-            log,
-        })
+        Ok(Load { process: Process::start(command, &log, Output::Log)?, log })
     }
 
     fn still_runs(&self) -> Result<()> {
@@ -125,17 +107,11 @@ impl Load {
         if self.process.is_alive()? || self.process.wait(Duration::ZERO).unwrap_or(false) {
             return Ok(());
         }
-        bail!(
-            "the load generator failed: {}",
-            fs::read_to_string(&self.log).unwrap_or_default().trim()
-        );
+        bail!("the load generator failed: {}", fs::read_to_string(&self.log).unwrap_or_default().trim());
     }
 
     fn finish(self) -> Result<()> {
-        let succeeded = self
-            .process
-            .wait(Duration::from_secs(60))
-            .context("the load generator")?;
+        let succeeded = self.process.wait(Duration::from_secs(60)).context("the load generator")?;
         let said = fs::read_to_string(&self.log).unwrap_or_default();
         if !succeeded {
             bail!("the load generator failed: {}", said.trim());
@@ -147,19 +123,9 @@ impl Load {
 
 fn counter(bramah: &Bramah, cell: &Cell<'_>) -> Result<i64> {
     let mut command = Command::new(&bramah.program);
-    command.args([
-        "counter",
-        "get",
-        COUNTER,
-        "--timeout",
-        "10s",
-        "--addresses",
-        &cell.addresses(),
-    ]);
+    command.args(["counter", "get", COUNTER, "--timeout", "10s", "--addresses", &cell.addresses()]);
     let text = processes::output(command, &cell.file("counter.log"), Duration::from_secs(30))?;
-    text.trim()
-        .parse()
-        .with_context(|| format!("the counter is {text:?}"))
+    text.trim().parse().with_context(|| format!("the counter is {text:?}"))
 }
 
 /// The cell at one moment.
@@ -182,14 +148,9 @@ struct Replica {
 
 impl Sample {
     fn take(bramah: &Bramah, cell: &Cell<'_>, began: Instant, phase: &'static str) -> Result<Self> {
-        let replicas = (0..REPLICAS)
-            .map(|replica| Replica::look(bramah, cell, replica))
-            .collect::<Result<_>>()?;
-        Ok(Sample {
-            seconds: began.elapsed().as_secs_f64(),
-            phase,
-            replicas,
-        })
+        let replicas =
+            (0..REPLICAS).map(|replica| Replica::look(bramah, cell, replica)).collect::<Result<_>>()?;
+        Ok(Sample { seconds: began.elapsed().as_secs_f64(), phase, replicas })
     }
 
     fn line(&self) -> String {
@@ -225,11 +186,8 @@ impl Replica {
         let address = cell.client_address(replica);
         let answer = bramah.ask(address)?;
         let status = replica_at(&answer, address)?;
-        let number = |key: &str| {
-            status[key]
-                .as_u64()
-                .with_context(|| format!("bramah status names no {key}"))
-        };
+        let number =
+            |key: &str| status[key].as_u64().with_context(|| format!("bramah status names no {key}"));
         Ok(Replica {
             // None while there is no leader; then the elections tell.
             term: status["term"].as_u64().unwrap_or(0),
@@ -254,16 +212,10 @@ impl Replica {
 /// Space taken on the disk by all files of a folder, some of which come and go meanwhile.
 fn disk_bytes(folder: &Path) -> Result<u64> {
     let mut bytes = 0;
-    for entry in fs::read_dir(folder)
-        .with_context(|| format!("cannot list {}", folder.display()))?
-        .flatten()
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?.flatten()
     {
         let Ok(metadata) = entry.metadata() else { continue };
-        bytes += if metadata.is_dir() {
-            disk_bytes(&entry.path())?
-        } else {
-            metadata.blocks() * 512
-        };
+        bytes += if metadata.is_dir() { disk_bytes(&entry.path())? } else { metadata.blocks() * 512 };
     }
     Ok(bytes)
 }
@@ -287,10 +239,7 @@ fn table(samples: &[Sample]) -> String {
     let chosen = samples.iter().enumerate().filter(|(index, sample)| {
         index % step == 0 || index + 1 == samples.len() || sample.phase.starts_with("a million")
     });
-    chosen
-        .map(|(_, sample)| sample.line())
-        .collect::<Vec<_>>()
-        .join("\n")
+    chosen.map(|(_, sample)| sample.line()).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -298,18 +247,8 @@ mod tests {
     use super::*;
 
     fn sample(terms: [u64; 3]) -> Sample {
-        let replica = |term| Replica {
-            term,
-            elections: term,
-            applied: 0,
-            memory_bytes: 0,
-            disk_bytes: 0,
-        };
-        Sample {
-            seconds: 0.0,
-            phase: "start",
-            replicas: terms.into_iter().map(replica).collect(),
-        }
+        let replica = |term| Replica { term, elections: term, applied: 0, memory_bytes: 0, disk_bytes: 0 };
+        Sample { seconds: 0.0, phase: "start", replicas: terms.into_iter().map(replica).collect() }
     }
 
     #[test]

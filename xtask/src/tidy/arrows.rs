@@ -18,9 +18,8 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
 ];
 
 /// Names that say nothing of what is inside, so that everything ends up inside.
-const VAGUE: &[&str] = &[
-    "common", "util", "utils", "types", "errors", "error", "shared", "core", "helpers", "misc",
-];
+const VAGUE: &[&str] =
+    &["common", "util", "utils", "types", "errors", "error", "shared", "core", "helpers", "misc"];
 
 pub(super) fn problems(files: &[TextFile]) -> Result<Vec<String>> {
     let mut problems = Vec::new();
@@ -36,9 +35,7 @@ pub(super) fn problems(files: &[TextFile]) -> Result<Vec<String>> {
             ));
         }
         problems.extend(
-            of_package(folder, &manifest)
-                .into_iter()
-                .map(|problem| format!("{}: {problem}", file.path)),
+            of_package(folder, &manifest).into_iter().map(|problem| format!("{}: {problem}", file.path)),
         );
     }
     Ok(problems)
@@ -76,26 +73,15 @@ fn of_package(folder: &str, manifest: &Table) -> Vec<String> {
 /// The crates of this workspace in one section, by the names of their folders.
 fn ours<'a>(manifest: &'a Table, section: &str) -> Vec<&'a str> {
     let own = manifest.get(section).and_then(Value::as_table).into_iter();
-    let by_platform = manifest
-        .get("target")
-        .and_then(Value::as_table)
-        .into_iter()
-        .flat_map(Table::values);
+    let by_platform = manifest.get("target").and_then(Value::as_table).into_iter().flat_map(Table::values);
     let by_platform = by_platform.filter_map(|platform| platform.get(section)?.as_table());
-    own.chain(by_platform)
-        .flat_map(Table::iter)
-        .filter_map(|(name, value)| our_crate(name, value))
-        .collect()
+    own.chain(by_platform).flat_map(Table::iter).filter_map(|(name, value)| our_crate(name, value)).collect()
 }
 
 fn our_crate<'a>(name: &'a str, value: &'a Value) -> Option<&'a str> {
     // A dependency may be renamed; then the package's own name is inside.
     let name = value.get("package").and_then(Value::as_str).unwrap_or(name);
-    if name == "bramah" {
-        Some(name)
-    } else {
-        name.strip_prefix("bramah-")
-    }
+    if name == "bramah" { Some(name) } else { name.strip_prefix("bramah-") }
 }
 
 #[cfg(test)]
@@ -103,11 +89,7 @@ mod tests {
     use super::*;
 
     fn found(path: &str, text: &str) -> Vec<String> {
-        problems(&[TextFile {
-            path: path.to_owned(),
-            text: text.to_owned(),
-        }])
-        .unwrap()
+        problems(&[TextFile { path: path.to_owned(), text: text.to_owned() }]).unwrap()
     }
 
     #[test]
@@ -115,17 +97,11 @@ mod tests {
         let cell = "[dependencies]\nbramah-machine.workspace = true\nbramah-wire = { path = \"../wire\" }\nserde = \"1\"";
         assert_eq!(found("crates/cell/Cargo.toml", cell), [""; 0]);
         assert_eq!(
-            found(
-                "crates/client/Cargo.toml",
-                "[dev-dependencies]\nbramah-server.workspace = true"
-            ),
+            found("crates/client/Cargo.toml", "[dev-dependencies]\nbramah-server.workspace = true"),
             [""; 0]
         );
         assert_eq!(
-            found(
-                "Cargo.toml",
-                "[workspace.dependencies]\nbramah-cell = { path = \"crates/cell\" }"
-            ),
+            found("Cargo.toml", "[workspace.dependencies]\nbramah-cell = { path = \"crates/cell\" }"),
             [""; 0]
         );
     }
@@ -140,14 +116,8 @@ mod tests {
         for (text, what) in [
             ("[build-dependencies]\nbramah-cell.workspace = true", "built with"),
             ("[dev-dependencies]\nbramah-cell.workspace = true", "tested with"),
-            (
-                "[target.'cfg(unix)'.dependencies]\nbramah-cell.workspace = true",
-                "on a platform",
-            ),
-            (
-                "[dependencies]\nx = { package = \"bramah-cell\", path = \"../cell\" }",
-                "renamed",
-            ),
+            ("[target.'cfg(unix)'.dependencies]\nbramah-cell.workspace = true", "on a platform"),
+            ("[dependencies]\nx = { package = \"bramah-cell\", path = \"../cell\" }", "renamed"),
         ] {
             assert_eq!(found("crates/machine/Cargo.toml", text).len(), 1, "{what}");
         }

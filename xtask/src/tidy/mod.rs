@@ -23,11 +23,7 @@ pub(crate) fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
         println!("{problem}");
     }
     println!("tidy: {} problems", problems.len());
-    Ok(if problems.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A text file of the repository.
@@ -76,12 +72,6 @@ fn text_files(root: &Path) -> Result<Vec<TextFile>> {
 /// `None` for a file that is not text.
 fn text_file(root: &Path, path: PathBuf) -> Result<Option<TextFile>> {
     let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let relative = path
-        .strip_prefix(root)
-        .unwrap_or(&path)
-        .to_string_lossy()
-        .replace('\\', "/");
-    Ok(String::from_utf8(bytes)
-        .ok()
-        .map(|text| TextFile { path: relative, text }))
+    let relative = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().replace('\\', "/");
+    Ok(String::from_utf8(bytes).ok().map(|text| TextFile { path: relative, text }))
 }

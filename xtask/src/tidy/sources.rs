@@ -13,25 +13,19 @@ const UNFINISHED: &[(&str, &str)] = &[
     (concat!("to", "do!("), "finish it"),
     (concat!("unimpl", "emented!("), "finish it"),
     (concat!("db", "g!("), "remove it, or log it"),
-    (
-        concat!("#[ign", "ore"),
-        "a test runs, or prints `LEFT OUT: why` and returns",
-    ),
+    (concat!("#[ign", "ore"), "a test runs, or prints `LEFT OUT: why` and returns"),
 ];
 
 pub(super) fn problems(file: &TextFile) -> Vec<String> {
     let mut problems = Vec::new();
     let path = &file.path;
     if !file.text.starts_with("//!") {
-        problems.push(format!(
-            "{path}:1: does not begin with a //! line: say in one what the file is for"
-        ));
+        problems.push(format!("{path}:1: does not begin with a //! line: say in one what the file is for"));
     }
     let lines = file.text.lines().count();
     if lines > LONGEST_FILE && !ALLOWED_LONGER.iter().any(|(allowed, _)| allowed == path) {
-        problems.push(format!(
-            "{path}: {lines} lines, more than {LONGEST_FILE}: it holds two things; part them"
-        ));
+        problems
+            .push(format!("{path}: {lines} lines, more than {LONGEST_FILE}: it holds two things; part them"));
     }
     for (number, line) in file.text.lines().enumerate() {
         for (needle, advice) in UNFINISHED {
@@ -45,11 +39,8 @@ pub(super) fn problems(file: &TextFile) -> Vec<String> {
 
 /// Allowances for files that are gone or short by now.
 pub(super) fn unused_allowances(files: &[TextFile]) -> Vec<String> {
-    let needed = |path: &str| {
-        files
-            .iter()
-            .any(|file| file.path == path && file.text.lines().count() > LONGEST_FILE)
-    };
+    let needed =
+        |path: &str| files.iter().any(|file| file.path == path && file.text.lines().count() > LONGEST_FILE);
     let unused = ALLOWED_LONGER.iter().filter(|(path, _)| !needed(path));
     unused
         .map(|(path, _)| {
@@ -63,10 +54,7 @@ mod tests {
     use super::*;
 
     fn found(text: &str) -> Vec<String> {
-        problems(&TextFile {
-            path: "crates/x/src/a.rs".to_owned(),
-            text: text.to_owned(),
-        })
+        problems(&TextFile { path: "crates/x/src/a.rs".to_owned(), text: text.to_owned() })
     }
 
     #[test]

@@ -4,42 +4,15 @@ use super::TextFile;
 
 /// Each cut in two, so that this file does not contain them.
 const WORDS: &[(&str, &str)] = &[
-    (
-        concat!("/ro", "ot/"),
-        "a home folder: take the path from the environment",
-    ),
-    (
-        concat!("/ho", "me/"),
-        "a home folder: take the path from the environment",
-    ),
-    (
-        concat!("/wo", "rk/"),
-        "a path of one machine: take it from the environment",
-    ),
-    (
-        concat!("static.crates", ".io"),
-        "a registry's address: cargo knows where it is",
-    ),
-    (
-        concat!("index.crates", ".io"),
-        "a registry's address: cargo knows where it is",
-    ),
-    (
-        concat!("pypi", ".org"),
-        "a registry's address: pip knows where it is",
-    ),
-    (
-        concat!("pythonhosted", ".org"),
-        "a registry's address: pip knows where it is",
-    ),
-    (
-        concat!("registry.npm", "js.org"),
-        "a registry's address: npm knows where it is",
-    ),
-    (
-        concat!("deb.deb", "ian.org"),
-        "a registry's address: apt knows where it is",
-    ),
+    (concat!("/ro", "ot/"), "a home folder: take the path from the environment"),
+    (concat!("/ho", "me/"), "a home folder: take the path from the environment"),
+    (concat!("/wo", "rk/"), "a path of one machine: take it from the environment"),
+    (concat!("static.crates", ".io"), "a registry's address: cargo knows where it is"),
+    (concat!("index.crates", ".io"), "a registry's address: cargo knows where it is"),
+    (concat!("pypi", ".org"), "a registry's address: pip knows where it is"),
+    (concat!("pythonhosted", ".org"), "a registry's address: pip knows where it is"),
+    (concat!("registry.npm", "js.org"), "a registry's address: npm knows where it is"),
+    (concat!("deb.deb", "ian.org"), "a registry's address: apt knows where it is"),
 ];
 
 /// Files that a tool writes.
@@ -50,16 +23,12 @@ pub(super) fn problems(file: &TextFile) -> Vec<String> {
         return Vec::new();
     }
     let lines = file.text.lines().enumerate();
-    lines
-        .flat_map(|(number, line)| of_line(&file.path, number + 1, line))
-        .collect()
+    lines.flat_map(|(number, line)| of_line(&file.path, number + 1, line)).collect()
 }
 
 fn of_line(path: &str, number: usize, line: &str) -> Vec<String> {
     let found = WORDS.iter().filter(|(word, _)| line.contains(word));
-    found
-        .map(|(word, advice)| format!("{path}:{number}: {word} is {advice}"))
-        .collect()
+    found.map(|(word, advice)| format!("{path}:{number}: {word} is {advice}")).collect()
 }
 
 #[cfg(test)]
@@ -67,10 +36,7 @@ mod tests {
     use super::*;
 
     fn found(path: &str, text: String) -> Vec<String> {
-        problems(&TextFile {
-            path: path.to_owned(),
-            text,
-        })
+        problems(&TextFile { path: path.to_owned(), text })
     }
 
     #[test]
@@ -85,9 +51,6 @@ mod tests {
     #[test]
     fn the_lock_file_is_cargos() {
         assert_eq!(found("Cargo.lock", format!("source = {}", WORDS[3].0)), [""; 0]);
-        assert_eq!(
-            found("a.md", "the workplace, /tmp/x and docs/adding.md".to_owned()),
-            [""; 0]
-        );
+        assert_eq!(found("a.md", "the workplace, /tmp/x and docs/adding.md".to_owned()), [""; 0]);
     }
 }

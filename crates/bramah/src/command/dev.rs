@@ -81,6 +81,7 @@ fn config(data: &Path, shape: &Shape, replica: u64) -> ServerConfig {
         peers_listen: shape.peers(replica),
         members: members.collect(),
         bootstrap: true,
+        replace: false,
         max_connections: 4_096,
         tuning: Tuning::default(),
     }

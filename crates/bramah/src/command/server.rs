@@ -102,6 +102,7 @@ fn server_config(settings: Settings) -> ServerConfig {
         peers_listen: settings.peers_listen,
         members: members.collect(),
         bootstrap: settings.bootstrap,
+        replace: settings.replace,
         max_connections: settings.max_connections as usize,
         tuning: Tuning {
             heartbeat: settings.heartbeat,

@@ -1,7 +1,7 @@
 //! The demo's workers: each increments counters one after the other, and everything they were told is counted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bramah_client::Client;
@@ -19,6 +19,7 @@ pub struct Load {
     began: Instant,
     next: AtomicU64,
     total: u64,
+    ended: AtomicBool,
     /// Increments that may be started so far.
     gate: watch::Sender<u64>,
     counters: Vec<Tally>,
@@ -65,6 +66,7 @@ impl Load {
             began: Instant::now(),
             next: AtomicU64::new(0),
             total,
+            ended: AtomicBool::new(false),
             gate: watch::Sender::new(0),
             counters: (0..counters).map(tally).collect(),
             acknowledged: AtomicU64::new(0),
@@ -79,7 +81,7 @@ impl Load {
 
     /// Lets no further increment begin.
     pub fn end(&self) {
-        self.next.store(self.total, Ordering::Relaxed);
+        self.ended.store(true, Ordering::Relaxed);
     }
 
     /// Increments acknowledged so far.
@@ -137,7 +139,7 @@ impl Load {
         let mut gate = self.gate.subscribe();
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            if number >= self.total {
+            if number >= self.total || self.ended.load(Ordering::Relaxed) {
                 return Ok(());
             }
             if *gate.borrow() <= number {

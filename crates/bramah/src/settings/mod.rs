@@ -34,6 +34,8 @@ pub struct Settings {
     pub members: Vec<MemberAddresses>,
     /// Start a new cell if the folder is empty.
     pub bootstrap: bool,
+    /// Start again empty, to be repaired from the others.
+    pub replace: bool,
     /// Time between two heartbeats.
     pub heartbeat: Duration,
     /// Shortest time without a leader before an election.
@@ -73,6 +75,7 @@ impl Settings {
             peers_advertise: advertised(&values, "peers.advertise", &own.peers)?,
             members,
             bootstrap: values.parse("bootstrap", value::switch)?,
+            replace: values.parse("replace", value::switch)?,
             heartbeat: values.parse("heartbeat", value::duration)?,
             election_min: values.parse("election_min", value::duration)?,
             election_max: values.parse("election_max", value::duration)?,

@@ -139,6 +139,12 @@ pub const SETTINGS: &[Setting] = &[
         help: "Start a new cell of `members` if the data folder is empty. Leave it out once the cell lives",
     },
     Setting {
+        key: "replace",
+        kind: Kind::Switch,
+        default: Default::Value("false"),
+        help: "Begin with an empty data folder and be repaired from the other replicas: after this one's folder was lost, or damaged and moved away. Leave it out afterwards",
+    },
+    Setting {
         key: "heartbeat",
         kind: Kind::Duration,
         default: Default::Value("50ms"),
@@ -183,7 +189,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "log_level",
         kind: Kind::Text,
-        default: Default::Value("info"),
+        default: Default::Value("info,openraft=error"),
         help: "What is written to standard error: error, warn, info, debug, trace, or a filter such as `info,openraft=warn`",
     },
     Setting {

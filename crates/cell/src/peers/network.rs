@@ -29,6 +29,9 @@ use super::{MAX_MESSAGE_BYTES, SNAPSHOT_CHUNK_BYTES, encode};
 use crate::consensus::{Member, ReplicaId, TypeConfig};
 use crate::snapshot_store::SnapshotFile;
 
+/// How long a replica that can't be reached is left alone.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long a whole snapshot may take on its way before it is begun again where it stopped.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(600);
 
@@ -158,11 +161,19 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             std::future::ready(message)
         });
         Box::pin(async move {
-            let inbound = tokio::time::timeout(option.soft_ttl(), self.client()?.append(outbound))
-                .await
-                .map_err(|elapsed| RPCError::Unreachable(Unreachable::new(&elapsed)))?
-                .map_err(|status| unreachable(&status))?
-                .into_inner();
+            let opened = match tokio::time::timeout(option.soft_ttl(), self.client()?.append(outbound)).await
+            {
+                Ok(opened) => opened.map_err(|status| unreachable(&status)),
+                Err(elapsed) => Err(RPCError::Unreachable(Unreachable::new(&elapsed))),
+            };
+            let inbound = match opened {
+                Ok(response) => response.into_inner(),
+                Err(error) => {
+                    // The engine's own pause comes only once a connection asks for the first message.
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                    return Err(error);
+                }
+            };
             let answers = inbound.map(|message| match message {
                 Ok(message) => decode(&message.body).map_err(|e| network(&e)),
                 Err(status) => Err(unreachable(&status)),
@@ -214,7 +225,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     fn backoff(&self) -> Option<Backoff> {
         // A replica that comes back should be found at once: connecting in vain to a port nobody listens
         // on is cheap.
-        Some(Backoff::new(std::iter::repeat(Duration::from_millis(100))))
+        Some(Backoff::new(std::iter::repeat(RETRY_PAUSE)))
     }
 }
 

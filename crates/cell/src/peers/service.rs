@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use bramah_wire::transport::{self, Listener};
 use bramah_wire::v1::peer_server::{Peer as PeerApi, PeerServer};
+use bramah_wire::v1::readmit_request::Phase;
 use bramah_wire::v1::{
-    ForwardReply, ForwardRequest, PeerMessage, SnapshotChunk, SnapshotOffsetReply, SnapshotOffsetRequest,
+    ForwardReply, ForwardRequest, PeerMessage, ReadmitReply, ReadmitRequest, SnapshotChunk,
+    SnapshotOffsetReply, SnapshotOffsetRequest,
 };
 use futures_util::{Stream, StreamExt};
+use openraft::raft::AppendEntriesRequest;
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf, VoteOf};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -17,8 +20,11 @@ use tonic::{Request, Response, Status, Streaming};
 use super::forward::answer_forwards;
 use super::{MAX_MESSAGE_BYTES, decode, encode, internal};
 use crate::cell::CellRaft;
-use crate::consensus::TypeConfig;
+use crate::consensus::{Member, ReplicaId, TypeConfig};
 use crate::disk::{self, Disk};
+use crate::leadership::LastHeard;
+use crate::log::{Log, Space};
+use crate::readmission::{self, Readmission};
 use crate::router::Router;
 use crate::snapshot_store::{SnapshotFile, SnapshotStore};
 
@@ -29,8 +35,13 @@ pub(crate) struct PeerService {
     pub(crate) cell_id: u64,
     pub(crate) raft: CellRaft,
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) log: Log,
     pub(crate) snapshots: SnapshotStore,
     pub(crate) router: Router,
+    pub(crate) heard: Arc<LastHeard>,
+    pub(crate) readmission: Arc<Readmission>,
+    pub(crate) replica: ReplicaId,
+    pub(crate) members: Vec<(ReplicaId, Member)>,
 }
 
 /// Answers peers until `stop` turns true.
@@ -71,6 +82,17 @@ fn check_cell(ours: u64, theirs: u64) -> Result<(), Status> {
     )))
 }
 
+/// Entries that would not fit are refused before the engine sees them: what it has taken it must keep, and
+/// the space that is left is for elections (spec G-8).
+fn check_space(log: &Log, rpc: &AppendEntriesRequest<TypeConfig>) -> Result<(), Status> {
+    match log.space() {
+        Space::Short { free, needed } if !rpc.entries.is_empty() => {
+            Err(Status::resource_exhausted(format!("the disk has {free} bytes free and needs {needed}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn reply(cell_id: u64, body: &impl Serialize) -> Result<Response<PeerMessage>, Status> {
     Ok(Response::new(PeerMessage { cell_id, body: encode(body).map_err(internal)? }))
 }
@@ -84,13 +106,20 @@ impl PeerApi for PeerService {
         &self,
         request: Request<Streaming<PeerMessage>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
+        self.readmission.check_following()?;
         let cell_id = self.cell_id;
+        let (heard, readmission) = (Arc::clone(&self.heard), Arc::clone(&self.readmission));
+        let log = self.log.clone();
         let requests = request
             .into_inner()
             .map(move |message| {
                 let message = message?;
                 check_cell(cell_id, message.cell_id)?;
-                decode(&message.body)
+                let rpc: AppendEntriesRequest<TypeConfig> = decode(&message.body)?;
+                readmission.check_leader(&rpc.vote)?;
+                heard.now();
+                check_space(&log, &rpc)?;
+                Ok(rpc)
             })
             // A message that can't be read ends the stream: the leader begins another one.
             .take_while(|rpc: &Result<_, Status>| {
@@ -110,13 +139,17 @@ impl PeerApi for PeerService {
     async fn heartbeat(&self, request: Request<PeerMessage>) -> Result<Response<PeerMessage>, Status> {
         let message = request.into_inner();
         self.check(message.cell_id)?;
-        let answer = self.raft.append_entries(decode(&message.body)?).await.map_err(internal)?;
+        let rpc: AppendEntriesRequest<TypeConfig> = decode(&message.body)?;
+        self.readmission.check_leader(&rpc.vote)?;
+        self.heard.now();
+        let answer = self.raft.append_entries(rpc).await.map_err(internal)?;
         reply(self.cell_id, &answer)
     }
 
     async fn vote(&self, request: Request<PeerMessage>) -> Result<Response<PeerMessage>, Status> {
         let message = request.into_inner();
         self.check(message.cell_id)?;
+        self.readmission.check_voting()?;
         let answer = self.raft.vote(decode(&message.body)?).await.map_err(internal)?;
         reply(self.cell_id, &answer)
     }
@@ -124,6 +157,7 @@ impl PeerApi for PeerService {
     async fn pre_vote(&self, request: Request<PeerMessage>) -> Result<Response<PeerMessage>, Status> {
         let message = request.into_inner();
         self.check(message.cell_id)?;
+        self.readmission.check_voting()?;
         let answer = self.raft.pre_vote(decode(&message.body)?).await.map_err(internal)?;
         reply(self.cell_id, &answer)
     }
@@ -131,6 +165,7 @@ impl PeerApi for PeerService {
     async fn transfer_leader(&self, request: Request<PeerMessage>) -> Result<Response<PeerMessage>, Status> {
         let message = request.into_inner();
         self.check(message.cell_id)?;
+        self.readmission.check_voting()?;
         let answer = self.raft.handle_transfer_leader(decode(&message.body)?).await.map_err(internal)?;
         reply(self.cell_id, &answer)
     }
@@ -141,6 +176,7 @@ impl PeerApi for PeerService {
     ) -> Result<Response<SnapshotOffsetReply>, Status> {
         let request = request.into_inner();
         self.check(request.cell_id)?;
+        self.readmission.check_following()?;
         let meta: SnapshotMetaOf<TypeConfig> = decode(&request.meta)?;
         let snapshots = self.snapshots.clone();
         let offset = disk::run(&self.disk, move || {
@@ -160,6 +196,7 @@ impl PeerApi for PeerService {
             chunks.message().await?.ok_or_else(|| Status::invalid_argument("a snapshot without chunks"))?;
         self.check(first.cell_id)?;
         let vote: VoteOf<TypeConfig> = decode(&first.vote)?;
+        self.readmission.check_leader(&vote)?;
         let file = self.receive(first, &mut chunks).await?;
         let snapshot = SnapshotOf::<TypeConfig, SnapshotFile> { meta: file.meta().clone(), snapshot: file };
         let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(internal)?;
@@ -171,6 +208,21 @@ impl PeerApi for PeerService {
         request: Request<Streaming<ForwardRequest>>,
     ) -> Result<Response<Self::ForwardStream>, Status> {
         Ok(Response::new(answer_forwards(self.cell_id, self.router.clone(), request.into_inner()).boxed()))
+    }
+
+    async fn readmit(&self, request: Request<ReadmitRequest>) -> Result<Response<ReadmitReply>, Status> {
+        let request = request.into_inner();
+        self.check(request.cell_id)?;
+        let (replica, phase) = (request.replica, request.phase());
+        let member = self.members.iter().find(|(id, _)| *id == replica && replica != self.replica);
+        let (_, member) = member
+            .ok_or_else(|| Status::invalid_argument(format!("replica {replica} is no other member")))?;
+        let reply = match phase {
+            Phase::Leave => readmission::take_out(&self.raft, replica).await?,
+            Phase::Join => readmission::take_in(&self.raft, replica, member.clone()).await?,
+            Phase::Unspecified => return Err(Status::invalid_argument("readmission without a phase")),
+        };
+        Ok(Response::new(reply))
     }
 }
 

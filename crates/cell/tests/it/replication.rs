@@ -171,15 +171,15 @@ async fn without_a_majority_calls_end_at_their_deadline() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_end_with_their_leases() {
     let trio = Trio::start(Tuning::default()).await;
+    let opened = Instant::now();
     let mut sessions = Vec::new();
     for name in ["heard", "silent"] {
         let command = Command::OpenSession(OpenSession { lease_ms: 2_000, client: name.to_owned() });
         let request = Request { identity: Identity::Key(name.into()), command };
-        let opened = trio.cell(1).propose(&request, Instant::now() + LIMIT).await.expect("a majority runs");
-        let Ok(Answer::SessionOpened { session, .. }) = opened else { panic!("{opened:?}") };
+        let answer = trio.cell(1).propose(&request, Instant::now() + LIMIT).await.expect("a majority runs");
+        let Ok(Answer::SessionOpened { session, .. }) = answer else { panic!("{answer:?}") };
         sessions.push(session);
     }
-    let opened = Instant::now();
     let cell = trio.cell(trio.follower_id().await);
     while cell.read(|state| state.session(sessions[1]).is_some()) {
         let barrier = cell.barrier(vec![sessions[0]], Instant::now() + LIMIT).await.expect("a majority runs");

@@ -90,15 +90,26 @@ impl Trio {
     }
 
     pub async fn start_replica(&mut self, id: ReplicaId) -> Result<(), StartError> {
-        let config = CellConfig {
+        self.start_replica_with(id, |_| ()).await
+    }
+
+    /// With other settings than usual.
+    pub async fn start_replica_with(
+        &mut self,
+        id: ReplicaId,
+        change: impl FnOnce(&mut CellConfig),
+    ) -> Result<(), StartError> {
+        let mut config = CellConfig {
             cell: "test".to_owned(),
             replica: id,
             data: self.data(id),
             members: self.members.clone(),
             bootstrap: true,
+            replace: false,
             peers_listen: self.members[id as usize - 1].1.peer_address.clone(),
             tuning: self.tuning.clone(),
         };
+        change(&mut config);
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let world = World { disk: Arc::new(RealDisk), transport: Arc::new(Tcp), clock: WallClock::system() };
         match runtime.spawn(Cell::start(config, world)).await.expect("starting does not panic") {

@@ -37,6 +37,7 @@ pub async fn alone() -> Alone {
         peers_listen: peer_address.clone(),
         members: vec![(1, Member { peer_address, client_address: "127.0.0.1:1".to_owned() })],
         bootstrap: true,
+        replace: false,
         max_connections: 100,
         tuning: Tuning::default(),
     };

@@ -1,121 +1,12 @@
 //! One sync for all who wait, and no answer before it.
 
-use std::io;
-use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 
-use bramah_cell::disk::{Access, Disk, DiskFile, Lock, RealDisk, Wake, Worker};
+use bramah_cell::disk::Disk;
+use openraft::storage::{RaftLogReader, RaftLogStorage};
 
-use super::{block_on, entry, open, small, submit, vote};
-
-/// The real disk, whose syncs wait while the gate is shut.
-#[derive(Clone, Default)]
-struct GatedDisk {
-    gate: Arc<Gate>,
-}
-
-#[derive(Default)]
-struct Gate {
-    state: Mutex<GateState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct GateState {
-    shut: bool,
-    waiting: u64,
-    passed: u64,
-    broken: bool,
-}
-
-impl Gate {
-    fn change(&self, change: impl FnOnce(&mut GateState)) {
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
-        self.changed.notify_all();
-    }
-
-    fn wait_until(&self, condition: impl Fn(&GateState) -> bool) {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.changed.wait_while(state, |state| !condition(state)));
-    }
-
-    fn passed(&self) -> u64 {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).passed
-    }
-
-    fn pass(&self) -> io::Result<()> {
-        self.change(|state| state.waiting += 1);
-        self.wait_until(|state| !state.shut);
-        let mut broken = false;
-        self.change(|state| {
-            state.waiting -= 1;
-            state.passed += 1;
-            broken = state.broken;
-        });
-        if broken { Err(io::Error::other("the disk is broken")) } else { Ok(()) }
-    }
-}
-
-struct GatedFile {
-    file: Arc<dyn DiskFile>,
-    gate: Arc<Gate>,
-}
-
-impl DiskFile for GatedFile {
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)
-    }
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
-    }
-    fn length(&self) -> io::Result<u64> {
-        self.file.length()
-    }
-    fn set_length(&self, length: u64) -> io::Result<()> {
-        self.file.set_length(length)
-    }
-    fn fill_with_zeros(&self, from: u64, to: u64) -> io::Result<()> {
-        self.file.fill_with_zeros(from, to)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.gate.pass()?;
-        self.file.sync_data()
-    }
-}
-
-impl Disk for GatedDisk {
-    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
-        let file = RealDisk.open(path, access)?;
-        Ok(Arc::new(GatedFile { file, gate: Arc::clone(&self.gate) }))
-    }
-    fn create_directory(&self, path: &Path) -> io::Result<()> {
-        RealDisk.create_directory(path)
-    }
-    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        RealDisk.list(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-    fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        RealDisk.sync_directory(path)
-    }
-    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        RealDisk.free_bytes(path)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
-        RealDisk.lock(path)
-    }
-    fn start(&self, name: &str, worker: Box<dyn Worker>) -> io::Result<Arc<dyn Wake>> {
-        RealDisk.start(name, worker)
-    }
-    fn blocks(&self) -> bool {
-        true
-    }
-}
+use super::gated_disk::GatedDisk;
+use super::{block_on, entry, log_id, open, small, submit, vote};
 
 /// Large enough that no spare is wanted, whose syncs would be counted too.
 fn options() -> bramah_cell::log::LogOptions {
@@ -161,7 +52,6 @@ fn appends_share_a_sync_and_are_not_told_before_it() {
 /// Spec G-1: a vote is not saved before its sync is over, and stands in line behind the appends before it.
 #[test]
 fn a_vote_waits_for_its_sync() {
-    use openraft::storage::{RaftLogReader, RaftLogStorage};
     let folder = tempfile::tempdir().expect("a temporary folder");
     let disk = GatedDisk::default();
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
@@ -197,6 +87,33 @@ fn a_failed_sync_is_never_forgotten() {
         assert!(error.to_string().contains("the disk is broken"), "{error}");
         disk.gate.change(|state| state.broken = false);
         assert!(submit(&mut log, vec![entry(1, 1, 100)]).await.is_err());
+        log.close().await;
+    });
+}
+
+/// Entries that took the place of others while those were on their way to the disk are the ones that are read.
+#[test]
+fn entries_replaced_on_their_way_are_not_read() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let disk = GatedDisk::default();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let options = bramah_cell::log::LogOptions { cache_bytes: 0, ..options() };
+    block_on(async {
+        let mut log = open(&shared, &folder.path().join("log"), &options).expect("a log");
+        disk.gate.change(|state| state.shut = true);
+        let old = (0..4).map(|index| entry(1, index, 100)).collect();
+        let old = submit(&mut log, old).await.expect("an append");
+        disk.gate.wait_until(|state| state.waiting == 1);
+        log.truncate_after(Some(log_id(1, 0))).await.expect("a truncation");
+        let new: Vec<_> = (1..4).map(|index| entry(2, index, 100)).collect();
+        let new_flushed = submit(&mut log, new.clone()).await.expect("an append");
+
+        disk.gate.change(|state| state.permits = 1);
+        old.await.expect("an answer").expect("the old entries were written");
+        assert_eq!(log.try_get_log_entries(1..4).await.expect("entries"), new);
+        disk.gate.change(|state| state.shut = false);
+        new_flushed.await.expect("an answer").expect("the new entries are written");
+        assert_eq!(log.try_get_log_entries(1..4).await.expect("entries"), new);
         log.close().await;
     });
 }

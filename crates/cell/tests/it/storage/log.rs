@@ -11,6 +11,7 @@ use openraft::EntryPayload;
 use openraft::storage::{RaftLogReader, RaftLogStorage};
 use openraft::type_config::alias::EntryOf;
 
+use super::gated_disk::GatedDisk;
 use super::sim_disk::SimDisk;
 use super::{IDENTITY, append, block_on, entries_of, entry, log_id, open, small, vote};
 
@@ -149,5 +150,36 @@ fn a_hole_is_refused() {
         append(&mut log, vec![entry(1, 0, 10)]).await.expect("an append");
         let error = append(&mut log, vec![entry(1, 2, 10)]).await.expect_err("entry 1 is missing");
         assert!(error.to_string().contains("entry 2 does not follow"), "{error}");
+    });
+}
+
+/// A reader that is still at entries whose segment is purged meanwhile reads them right: the file is not used
+/// again as long as it is read.
+#[test]
+fn a_segment_is_not_recycled_under_its_reader() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let disk = GatedDisk::default();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let options = LogOptions { cache_bytes: 0, ..small() };
+    block_on(async {
+        let mut log = open(&shared, &folder.path().join("log"), &options).expect("a log");
+        let old: Vec<_> = (0..10).map(|index| entry(1, index, 1000)).collect();
+        append(&mut log, old.clone()).await.expect("an append");
+
+        disk.gate.change(|state| state.reads_shut = true);
+        let mut reader = log.clone();
+        let reading = tokio::spawn(async move { reader.try_get_log_entries(0..10).await });
+        tokio::task::yield_now().await;
+        disk.gate.wait_until(|state| state.reads_waiting == 1);
+        // Enough to use every file that there is again and again.
+        for round in 1..10_u64 {
+            let entries = (round * 10..round * 10 + 10).map(|index| entry(2, index, 1000)).collect();
+            append(&mut log, entries).await.expect("an append");
+            let last = if round == 1 { log_id(1, 9) } else { log_id(2, round * 10 - 1) };
+            log.purge(last).await.expect("a purge");
+        }
+        disk.gate.change(|state| state.reads_shut = false);
+        assert_eq!(reading.await.expect("the task").expect("entries"), old);
+        log.close().await;
     });
 }
