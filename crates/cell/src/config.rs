@@ -58,8 +58,8 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(50),
-            election_min: Duration::from_millis(200),
-            election_max: Duration::from_millis(350),
+            election_min: Duration::from_millis(150),
+            election_max: Duration::from_millis(250),
             snapshot_log_bytes: 64 << 20,
             log_keep_bytes: 32 << 20,
             batches_in_flight: 8,

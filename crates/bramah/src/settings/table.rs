@@ -153,13 +153,13 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "election_min",
         kind: Kind::Duration,
-        default: Default::Value("200ms"),
+        default: Default::Value("150ms"),
         help: "A follower that hears no leader waits between this long and `election_max` before it stands for election",
     },
     Setting {
         key: "election_max",
         kind: Kind::Duration,
-        default: Default::Value("350ms"),
+        default: Default::Value("250ms"),
         help: "See `election_min`; the width between them keeps two followers from standing at once",
     },
     Setting {

@@ -48,7 +48,7 @@ fn each_mistake_is_named_with_the_way_out() {
         (&[("clients.advertise", "0.0.0.0:7501")], "cannot be dialled by others"),
         (&[("clients.listen", "127.0.0.1:7502")], "give the peers a port of their own"),
         (&[("election_min", "50ms")], "must be at least twice `heartbeat`"),
-        (&[("election_max", "200ms")], "must be longer than `election_min`"),
+        (&[("election_max", "100ms")], "must be longer than `election_min`"),
         (&[("heartbeat", "1ms")], "at least 5ms"),
         (&[("stop_timeout", "0s")], "as 10s"),
         (&[("log.segment_bytes", "4KiB")], "from 1MiB to 1GiB"),
