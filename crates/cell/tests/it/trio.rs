@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
 /// How long anything in these tests may take: generous, because two cores may be shared by many.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 struct Replica {
     cell: Cell,
@@ -31,10 +31,10 @@ impl Replica {
 }
 
 /// A cell of three.
-pub struct Trio {
-    pub folder: tempfile::TempDir,
-    pub members: Vec<(ReplicaId, Member)>,
-    pub tuning: Tuning,
+pub(crate) struct Trio {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) members: Vec<(ReplicaId, Member)>,
+    pub(crate) tuning: Tuning,
     replicas: Vec<Option<Replica>>,
 }
 
@@ -46,7 +46,7 @@ fn free_ports(count: usize) -> Vec<u16> {
 }
 
 /// Small files, so that tests see segments and snapshots come and go.
-pub fn small() -> Tuning {
+pub(crate) fn small() -> Tuning {
     Tuning {
         snapshot_log_bytes: 256 << 10,
         log_keep_bytes: 64 << 10,
@@ -64,10 +64,11 @@ impl Drop for Trio {
 }
 
 impl Trio {
-    pub async fn start(tuning: Tuning) -> Trio {
+    pub(crate) async fn start(tuning: Tuning) -> Trio {
         // Shown with `RUST_LOG=info cargo test -- --nocapture`.
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
             .try_init();
         let members = free_ports(3)
             .into_iter()
@@ -85,16 +86,16 @@ impl Trio {
         trio
     }
 
-    pub fn data(&self, id: ReplicaId) -> PathBuf {
+    pub(crate) fn data(&self, id: ReplicaId) -> PathBuf {
         self.folder.path().join(format!("replica-{id}"))
     }
 
-    pub async fn start_replica(&mut self, id: ReplicaId) -> Result<(), StartError> {
+    pub(crate) async fn start_replica(&mut self, id: ReplicaId) -> Result<(), StartError> {
         self.start_replica_with(id, |_| ()).await
     }
 
     /// With other settings than usual.
-    pub async fn start_replica_with(
+    pub(crate) async fn start_replica_with(
         &mut self,
         id: ReplicaId,
         change: impl FnOnce(&mut CellConfig),
@@ -124,23 +125,23 @@ impl Trio {
         }
     }
 
-    pub fn cell(&self, id: ReplicaId) -> &Cell {
+    pub(crate) fn cell(&self, id: ReplicaId) -> &Cell {
         &self.replicas[id as usize - 1].as_ref().expect("the replica runs").cell
     }
 
-    pub fn running(&self) -> impl Iterator<Item = ReplicaId> {
+    pub(crate) fn running(&self) -> impl Iterator<Item = ReplicaId> {
         (1..=3).filter(|id| self.replicas[*id as usize - 1].is_some())
     }
 
     /// Ends a replica as if its process had died.
-    pub async fn kill(&mut self, id: ReplicaId) {
+    pub(crate) async fn kill(&mut self, id: ReplicaId) {
         let replica = self.replicas[id as usize - 1].take().expect("the replica runs");
         replica.cell.kill().await;
         replica.end().await;
     }
 
     /// Ends a replica in good order.
-    pub async fn stop(&mut self, id: ReplicaId) {
+    pub(crate) async fn stop(&mut self, id: ReplicaId) {
         let replica = self.replicas[id as usize - 1].take().expect("the replica runs");
         let cell = replica.cell.clone();
         let stopping = cell.clone();
@@ -150,7 +151,7 @@ impl Trio {
     }
 
     /// Waits until all running replicas agree on a leader that runs; gives back what they agree on.
-    pub async fn leader(&self) -> Leadership {
+    pub(crate) async fn leader(&self) -> Leadership {
         let deadline = Instant::now() + LIMIT;
         loop {
             let seen: Vec<Leadership> =
@@ -166,18 +167,18 @@ impl Trio {
         }
     }
 
-    pub async fn leader_id(&self) -> ReplicaId {
+    pub(crate) async fn leader_id(&self) -> ReplicaId {
         self.leader().await.leader.expect("there is a leader").0
     }
 
     /// A running replica that does not lead.
-    pub async fn follower_id(&self) -> ReplicaId {
+    pub(crate) async fn follower_id(&self) -> ReplicaId {
         let leader = self.leader_id().await;
         self.running().find(|id| *id != leader).expect("more than one runs")
     }
 
     /// Waits until all running replicas have applied the same, and gives the digests back.
-    pub async fn digests(&self) -> Vec<u64> {
+    pub(crate) async fn digests(&self) -> Vec<u64> {
         let deadline = Instant::now() + LIMIT;
         loop {
             let mut digests = Vec::new();
@@ -193,11 +194,11 @@ impl Trio {
     }
 }
 
-pub fn path(text: &str) -> Path {
+pub(crate) fn path(text: &str) -> Path {
     Path::parse(text).expect("a good path")
 }
 
-pub fn increment(identity: Identity, delta: i64) -> Request {
+pub(crate) fn increment(identity: Identity, delta: i64) -> Request {
     let command = Command::Increment(Increment {
         path: path("/hits"),
         delta,
@@ -209,13 +210,13 @@ pub fn increment(identity: Identity, delta: i64) -> Request {
 }
 
 /// Adds to the counter, and must succeed.
-pub async fn add(cell: &Cell, key: &str, delta: i64) -> Outcome {
+pub(crate) async fn add(cell: &Cell, key: &str, delta: i64) -> Outcome {
     let request = increment(Identity::Key(key.as_bytes().to_vec()), delta);
     cell.propose(&request, Instant::now() + LIMIT).await.expect("a majority runs")
 }
 
 /// The counter's value, linearizably, at this replica.
-pub async fn hits(cell: &Cell) -> i64 {
+pub(crate) async fn hits(cell: &Cell) -> i64 {
     cell.barrier(Vec::new(), Instant::now() + LIMIT).await.expect("a majority runs");
     cell.read(|state| state.get_counter(&path("/hits")).map_or(0, |(value, _)| value))
 }

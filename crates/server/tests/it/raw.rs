@@ -14,15 +14,15 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 /// How long anything in these tests may take.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// A cell of one replica.
-pub struct Alone {
-    pub server: Server,
+pub(crate) struct Alone {
+    pub(crate) server: Server,
     _folder: tempfile::TempDir,
 }
 
-pub async fn alone() -> Alone {
+pub(crate) async fn alone() -> Alone {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
@@ -45,12 +45,12 @@ pub async fn alone() -> Alone {
 }
 
 impl Alone {
-    pub async fn client(&self) -> BramahClient<Channel> {
+    pub(crate) async fn client(&self) -> BramahClient<Channel> {
         let address = format!("http://{}", self.server.client_address());
         BramahClient::connect(address).await.expect("the port is open").max_decoding_message_size(16 << 20)
     }
 
-    pub async fn stream(&self, open: v1::OpenSession) -> (Stream, v1::SessionReply) {
+    pub(crate) async fn stream(&self, open: v1::OpenSession) -> (Stream, v1::SessionReply) {
         let (requests, receiver) = mpsc::unbounded_channel();
         let first = v1::SessionRequest { open: Some(open), ..v1::SessionRequest::default() };
         requests.send(first).expect("the receiver is here");
@@ -61,7 +61,7 @@ impl Alone {
         (stream, head)
     }
 
-    pub async fn new_session(&self) -> (Stream, u64) {
+    pub(crate) async fn new_session(&self) -> (Stream, u64) {
         let nonce = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_nanos())
@@ -73,13 +73,13 @@ impl Alone {
     }
 }
 
-pub struct Stream {
-    pub requests: mpsc::UnboundedSender<v1::SessionRequest>,
-    pub replies: Streaming<v1::SessionReply>,
+pub(crate) struct Stream {
+    pub(crate) requests: mpsc::UnboundedSender<v1::SessionRequest>,
+    pub(crate) replies: Streaming<v1::SessionReply>,
 }
 
 impl Stream {
-    pub async fn reply(&mut self) -> v1::SessionReply {
+    pub(crate) async fn reply(&mut self) -> v1::SessionReply {
         tokio::time::timeout(LIMIT, self.replies.message())
             .await
             .expect("an answer within the limit")
@@ -87,13 +87,13 @@ impl Stream {
             .expect("the stream goes on")
     }
 
-    pub fn send(&self, calls: Vec<v1::SessionCall>, confirmed: u64) {
+    pub(crate) fn send(&self, calls: Vec<v1::SessionCall>, confirmed: u64) {
         let request = v1::SessionRequest { calls, confirmed, ..v1::SessionRequest::default() };
         self.requests.send(request).expect("the stream goes on");
     }
 
     /// The next answer to a call.
-    pub async fn answers(&mut self, count: usize) -> Vec<(u64, Outcome)> {
+    pub(crate) async fn answers(&mut self, count: usize) -> Vec<(u64, Outcome)> {
         let mut answers = Vec::new();
         while answers.len() < count {
             let reply = self.reply().await;
@@ -106,11 +106,11 @@ impl Stream {
     }
 }
 
-pub fn operation(operation: Operation) -> Option<v1::Operation> {
+pub(crate) fn operation(operation: Operation) -> Option<v1::Operation> {
     Some(v1::Operation { operation: Some(operation) })
 }
 
-pub fn increment(path: &str, delta: i64) -> Operation {
+pub(crate) fn increment(path: &str, delta: i64) -> Operation {
     Operation::Increment(v1::Increment {
         path: path.to_owned(),
         delta,
@@ -119,7 +119,7 @@ pub fn increment(path: &str, delta: i64) -> Operation {
     })
 }
 
-pub fn set(path: &str, bytes: usize) -> Operation {
+pub(crate) fn set(path: &str, bytes: usize) -> Operation {
     Operation::SetContents(v1::SetContents {
         path: path.to_owned(),
         contents: vec![7; bytes].into(),
@@ -127,20 +127,20 @@ pub fn set(path: &str, bytes: usize) -> Operation {
     })
 }
 
-pub fn get_counter(path: &str) -> Operation {
+pub(crate) fn get_counter(path: &str) -> Operation {
     Operation::GetCounter(v1::GetCounter { path: path.to_owned() })
 }
 
-pub fn call(number: u64, what: Operation) -> v1::SessionCall {
+pub(crate) fn call(number: u64, what: Operation) -> v1::SessionCall {
     v1::SessionCall { number, deadline_ms: 0, operation: operation(what) }
 }
 
-pub fn counter(outcome: &Outcome) -> i64 {
+pub(crate) fn counter(outcome: &Outcome) -> i64 {
     let Outcome::Counter(counter) = outcome else { panic!("{outcome:?}") };
     counter.value
 }
 
-pub fn failure(outcome: &Outcome) -> (Code, &v1::Failure) {
+pub(crate) fn failure(outcome: &Outcome) -> (Code, &v1::Failure) {
     let Outcome::Failure(failure) = outcome else { panic!("{outcome:?}") };
     (failure.code(), failure)
 }
