@@ -15,6 +15,7 @@ use crate::leadership::Leadership;
 use crate::leases::Leases;
 use crate::machine_store::Machine;
 use crate::peers::Forwarders;
+use crate::router::BarrierPlace;
 
 /// Barriers on their way at once; the requests that come meanwhile share the next one.
 const IN_FLIGHT: usize = 2;
@@ -41,6 +42,8 @@ pub(crate) struct BarrierRequest {
     pub(crate) asked: Instant,
     pub(crate) deadline: Instant,
     pub(crate) done: oneshot::Sender<Result<Barrier, ProposeError>>,
+    /// Set by the router when it takes the request.
+    pub(crate) _place: Option<BarrierPlace>,
 }
 
 /// The one task that passes barriers.
@@ -109,7 +112,12 @@ impl Barriers {
                 Err(ProposeError::NotLeader)
             }
         };
-        tokio::time::timeout_at(limit, attempt).await.unwrap_or(Err(ProposeError::NotLeader))
+        let mut leader = self.leadership.clone();
+        tokio::select! {
+            passed = tokio::time::timeout_at(limit, attempt) => passed.unwrap_or(Err(ProposeError::NotLeader)),
+            // A frozen leader never answers; its successor does.
+            _ = leader.changed() => Err(ProposeError::NotLeader),
+        }
     }
 
     async fn pass_here(&self, term: u64, sessions: Vec<SessionId>) -> Result<Barrier, ProposeError> {
@@ -137,6 +145,9 @@ impl Barriers {
         for request in requests {
             if request.forwarded && !leadership.here {
                 let _ = request.done.send(Err(ProposeError::NotLeader));
+            } else if request.done.is_closed() {
+                // The caller has given up.
+                drop(request);
             } else if request.deadline <= now {
                 let members = self.members.clone();
                 let _ =

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::barrier::{Barrier, BarrierRequest, Barriers};
 use crate::bootstrap;
-use crate::clock::WallClock;
+use crate::clock::{CellTime, WallClock};
 use crate::config::{CellConfig, Tuning};
 use crate::consensus::{Member, ReplicaId, TypeConfig};
 use crate::data_folder::DataFolder;
@@ -25,7 +25,7 @@ use crate::log::Log;
 use crate::machine_store::{Machine, MachineStore};
 use crate::peers::{Forwarders, PeerNetwork, PeerService, serve};
 use crate::readmission::{self, Readmission};
-use crate::router::{Router, RouterTask};
+use crate::router::{Router, RouterTask, UnderWay};
 use crate::snapshot_store::SnapshotStore;
 use crate::status::{Digest, Status};
 use crate::submission::{Done, Requests, Submission};
@@ -120,7 +120,7 @@ impl Cell {
         self.submit(requests, deadline, Box::new(move |outcomes| drop(sender.send(outcomes))));
         let stopping = || ProposeError::Stopping { why: "it was told to".to_owned(), under_way: true };
         let outcomes = receiver.await.unwrap_or_else(|_| Err(stopping()))?;
-        outcomes.into_iter().next().ok_or_else(stopping)
+        outcomes.list.into_iter().next().ok_or_else(stopping)
     }
 
     /// Has one request done by this replica as leader, without waiting for the answer.
@@ -144,7 +144,14 @@ impl Cell {
     ) -> Result<Barrier, ProposeError> {
         let (done, passed) = oneshot::channel();
         let asked = Instant::now();
-        self.inner.router.barrier(BarrierRequest { sessions_alive, forwarded: false, asked, deadline, done });
+        self.inner.router.barrier(BarrierRequest {
+            sessions_alive,
+            forwarded: false,
+            asked,
+            deadline,
+            done,
+            _place: None,
+        });
         let members = || member_list(&self.inner.config.members);
         match tokio::time::timeout_at(deadline, passed).await {
             Ok(Ok(passed)) => passed,
@@ -281,7 +288,7 @@ impl Cell {
             .map_err(|error| ProposeError::Stopping { why: error.to_string(), under_way: false })
     }
 
-    /// Hands leadership over, stops, and closes the log (spec G-12).
+    /// Stops and closes the log. Leadership is handed over first if that was not done yet (spec G-12).
     pub async fn stop(&self) {
         self.hand_over().await;
         self.inner.stop.send_replace(true);
@@ -309,7 +316,7 @@ impl Cell {
     }
 
     /// Asks the most advanced other voter to take over, and waits until it leads.
-    async fn hand_over(&self) {
+    pub async fn hand_over(&self) {
         let mut leadership = self.leadership();
         if !leadership.borrow().here {
             return;
@@ -442,13 +449,15 @@ async fn assemble(
     let (return_to, returned) = mpsc::unbounded_channel();
     let members = member_list(&config.members);
     let forwarders = Forwarders::new(network.clone(), members.clone(), return_to);
+    let stop = watch::Sender::new(false);
     let leases = Arc::new(Leases::default());
     let heard = Arc::new(LastHeard::default());
     let tasks = Tasks {
         router: RouterTask {
             raft: raft.clone(),
             log: log.clone(),
-            clock: world.clock.clone(),
+            machine: Arc::clone(&machine),
+            time: CellTime::new(world.clock.clone()),
             submitted,
             leadership: leadership.clone(),
             forwarders: forwarders.clone(),
@@ -456,9 +465,9 @@ async fn assemble(
             members: members.clone(),
             max_batches: config.tuning.batches_in_flight,
             waiting: std::collections::VecDeque::new(),
-            batches: futures_util::stream::FuturesUnordered::new(),
-            proposed: 0,
+            under_way: UnderWay::default(),
             pause_until: Instant::now(),
+            stop: stop.subscribe(),
         },
         barriers: Barriers {
             raft: raft.clone(),
@@ -496,7 +505,7 @@ async fn assemble(
         router,
         leadership,
         leases,
-        stop: watch::Sender::new(false),
+        stop,
         started: Instant::now(),
         readmission,
         folder,

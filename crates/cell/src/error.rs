@@ -27,7 +27,7 @@ pub enum ProposeError {
     },
     /// The leader's disk is full.
     #[error(
-        "no space: the leader's disk has {free} bytes free and needs {needed}; reads go on, writes do again once there is space"
+        "no space: the leader's disk has {free} bytes free and needs {needed}: free some; reads go on, and so do writes by themselves once there is space"
     )]
     NoSpace {
         /// Free bytes on the leader's disk.
@@ -63,6 +63,15 @@ pub enum ProposeError {
         "the leader was lost while the request was under way; give requests an idempotency key or a session to have them retried safely"
     )]
     LeaderLost,
+    /// An earlier try may have done it; this is what the last one ended with.
+    #[error("it may have been done by an earlier try whose answer was lost; then: {0}")]
+    Uncertain(Box<ProposeError>),
+    /// Requests from another replica that can't be read. Nothing was done.
+    #[error("the requests can't be read: {why}; do all replicas run one version?")]
+    Unreadable {
+        /// What is wrong with them.
+        why: String,
+    },
     /// This replica is stopping or has failed.
     #[error("this replica is stopping: {why}; use another one")]
     Stopping {
@@ -74,10 +83,15 @@ pub enum ProposeError {
 }
 
 impl ProposeError {
+    /// The same, for something that an earlier try may have done.
+    pub(crate) fn uncertain(self) -> Self {
+        if self.may_have_been_done() { self } else { ProposeError::Uncertain(Box::new(self)) }
+    }
+
     /// False: certainly nothing was done.
     pub fn may_have_been_done(&self) -> bool {
         match self {
-            ProposeError::Deadline { .. } | ProposeError::LeaderLost => true,
+            ProposeError::Deadline { .. } | ProposeError::LeaderLost | ProposeError::Uncertain(_) => true,
             ProposeError::Stopping { under_way, .. } => *under_way,
             _ => false,
         }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
+use openraft::{Instant as _, ServerState};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -62,23 +62,7 @@ pub(crate) async fn follow(
     let mut metrics = raft.server_metrics();
     let mut seen = (0, 0);
     loop {
-        let now = {
-            let metrics = metrics.borrow_watched();
-            let known = metrics.current_leader.filter(|id| *id == metrics.id || heard.ago() < silence);
-            let leader = known.and_then(|id| {
-                let member = metrics.membership_config.membership().get_node(&id)?;
-                Some((id, member.clone()))
-            });
-            let here = metrics.state == ServerState::Leader
-                && leader.as_ref().is_some_and(|(id, _)| *id == metrics.id);
-            Leadership {
-                term: metrics.vote.leader_id().term,
-                leader,
-                here,
-                role: role(metrics.state),
-                elections: 0,
-            }
-        };
+        let now = seen_now(&raft, &heard, silence);
         publish.send_if_modified(|published| {
             let mut elections = published.elections;
             if let Some((id, _)) = &now.leader
@@ -102,6 +86,25 @@ pub(crate) async fn follow(
             return;
         }
     }
+}
+
+/// What the engine says now, less what it can't know: that the leader it names is silent, or that its own
+/// majority is (spec G-6).
+fn seen_now(raft: &CellRaft, heard: &LastHeard, silence: Duration) -> Leadership {
+    let acked = raft.metrics().borrow_watched().last_quorum_acked;
+    let metrics = raft.server_metrics();
+    let metrics = metrics.borrow_watched();
+    let alive = |id: &ReplicaId| match *id == metrics.id {
+        true => acked.is_none_or(|acked| acked.elapsed() < silence),
+        false => heard.ago() < silence,
+    };
+    let leader = metrics.current_leader.filter(alive).and_then(|id| {
+        let member = metrics.membership_config.membership().get_node(&id)?;
+        Some((id, member.clone()))
+    });
+    let here =
+        metrics.state == ServerState::Leader && leader.as_ref().is_some_and(|(id, _)| *id == metrics.id);
+    Leadership { term: metrics.vote.leader_id().term, leader, here, role: role(metrics.state), elections: 0 }
 }
 
 fn role(state: ServerState) -> &'static str {

@@ -37,4 +37,4 @@ pub use error::{ProposeError, StartError};
 pub use leadership::Leadership;
 pub use log::LogOptions;
 pub use status::{Digest, Status};
-pub use submission::{Done, Requests, Submission};
+pub use submission::{Done, Outcomes, Requests, Submission};

@@ -1,12 +1,12 @@
 //! The way of a write: requests wait here, leave in batches for the log if this replica leads, for the
 //! leader if it doesn't, and stay until there is one if nobody does.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bramah_machine::{BatchBuilder, MAX_BATCH_BYTES, MAX_BATCH_REQUESTS, Outcome};
+use bramah_machine::{BatchBuilder, MAX_BATCH_BYTES, MAX_BATCH_REQUESTS, Outcome, State};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use openraft::errors::{ClientWriteError, RaftError};
@@ -15,12 +15,13 @@ use tokio::time::Instant;
 
 use crate::barrier::BarrierRequest;
 use crate::cell::CellRaft;
-use crate::clock::WallClock;
+use crate::clock::CellTime;
 use crate::config::Tuning;
 use crate::consensus::EncodedBatch;
 use crate::error::ProposeError;
 use crate::leadership::Leadership;
 use crate::log::{Log, Space};
+use crate::machine_store::Machine;
 use crate::peers::Forwarders;
 use crate::submission::Submission;
 
@@ -39,11 +40,30 @@ pub(crate) struct Router {
 pub(crate) struct Load {
     requests: AtomicUsize,
     bytes: AtomicUsize,
+    barriers: AtomicUsize,
     max_requests: usize,
     max_bytes: usize,
 }
 
+/// A barrier's place among those that may wait.
+pub(crate) struct BarrierPlace(Arc<Load>);
+
+impl Drop for BarrierPlace {
+    fn drop(&mut self) {
+        self.0.barriers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Load {
+    fn admit_barrier(&self) -> Result<(), ProposeError> {
+        let waiting = self.barriers.fetch_add(1, Ordering::Relaxed);
+        if waiting < self.max_requests {
+            return Ok(());
+        }
+        self.barriers.fetch_sub(1, Ordering::Relaxed);
+        Err(ProposeError::Overloaded { waiting, retry_after_ms: 50 })
+    }
+
     fn admit(&self, submission: &Submission) -> Result<(), ProposeError> {
         let (count, bytes) = (submission.count as usize, submission.requests.len());
         let waiting = self.requests.fetch_add(count, Ordering::Relaxed);
@@ -71,6 +91,7 @@ impl Router {
         let load = Load {
             requests: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
+            barriers: AtomicUsize::new(0),
             max_requests: tuning.queue_requests,
             max_bytes: tuning.queue_bytes,
         };
@@ -100,27 +121,46 @@ impl Router {
 
     /// Asks for a barrier; the answer comes through the request's channel.
     pub(crate) fn barrier(&self, request: BarrierRequest) {
+        if let Err(overloaded) = self.load.admit_barrier() {
+            let _ = request.done.send(Err(overloaded));
+            return;
+        }
         // A request that can't be sent is dropped, and its channel with it: the caller sees that.
-        let _ = self.barriers.send(request);
+        let _ = self
+            .barriers
+            .send(BarrierRequest { _place: Some(BarrierPlace(Arc::clone(&self.load))), ..request });
     }
 }
-
-/// A batch's submissions, and what became of them.
-pub(crate) type Settled = (Vec<Submission>, Result<Vec<Outcome>, Unsettled>);
 
 /// How a batch ended without outcomes.
 pub(crate) enum Unsettled {
     /// The engine refused it: certainly not in the log.
     Refused,
     /// It may or may not come to be committed.
-    Unknown(ProposeError),
+    Unknown,
+    /// The engine has stopped.
+    Stopped(String),
+}
+
+/// What became of the batch of this number.
+pub(crate) type Settled = (u64, Result<Vec<Outcome>, Unsettled>);
+
+/// The batches that are proposed and not settled.
+#[derive(Default)]
+pub(crate) struct UnderWay {
+    next: u64,
+    requests: usize,
+    /// A submission whose deadline has passed is gone from its place; its outcomes are nobody's any more.
+    batches: HashMap<u64, Vec<(u32, Option<Submission>)>>,
+    settling: FuturesUnordered<BoxFuture<'static, Settled>>,
 }
 
 /// The one task that decides where requests go.
 pub(crate) struct RouterTask {
     pub(crate) raft: CellRaft,
     pub(crate) log: Log,
-    pub(crate) clock: WallClock,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) time: CellTime,
     pub(crate) submitted: mpsc::UnboundedReceiver<Submission>,
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) forwarders: Forwarders,
@@ -128,33 +168,33 @@ pub(crate) struct RouterTask {
     pub(crate) members: String,
     pub(crate) max_batches: usize,
     pub(crate) waiting: VecDeque<Submission>,
-    pub(crate) batches: FuturesUnordered<BoxFuture<'static, Settled>>,
-    /// Requests in `batches`.
-    pub(crate) proposed: usize,
+    pub(crate) under_way: UnderWay,
     /// Nothing is proposed or forwarded before this: the engine or the leader just refused.
     pub(crate) pause_until: Instant,
+    pub(crate) stop: watch::Receiver<bool>,
 }
 
 impl RouterTask {
-    /// Runs until every [`Router`] is gone.
+    /// Runs until it is told to stop, or every [`Router`] is gone.
     pub(crate) async fn run(mut self) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut arrived = Vec::new();
         loop {
             tokio::select! {
-                Some((submissions, result)) = self.batches.next(), if !self.batches.is_empty() => {
-                    self.settle(submissions, result);
+                Some((batch, result)) = self.under_way.settling.next(), if !self.under_way.settling.is_empty() => {
+                    self.settle(batch, result);
                 }
+                () = stopped(&mut self.stop) => return self.end(),
                 Some(submissions) = self.returned.recv() => self.take_back(submissions),
                 count = self.submitted.recv_many(&mut arrived, 1_024) => {
                     if count == 0 {
-                        return self.stop();
+                        return self.end();
                     }
                     self.waiting.extend(arrived.drain(..));
                     self.gather().await;
                 }
-                Ok(()) = self.leadership.changed() => {}
+                Ok(()) = self.leadership.changed() => self.leave_old_leader(),
                 _ = tick.tick() => self.expire(),
             }
             self.dispatch();
@@ -172,13 +212,20 @@ impl RouterTask {
         }
     }
 
+    /// What was sent to a leader that leads no more comes back, to be tried with the next one.
+    fn leave_old_leader(&self) {
+        let leadership = self.leadership.borrow();
+        self.forwarders
+            .leave_unless(leadership.leader.as_ref().map(|(id, _)| *id).filter(|_| !leadership.here));
+    }
+
     fn dispatch(&mut self) {
         if self.waiting.is_empty() {
             return;
         }
         let leadership = self.leadership.borrow_and_update().clone();
         if leadership.here {
-            self.propose();
+            self.propose(leadership.term);
         } else {
             self.refuse_forwarded();
             if let Some((id, member)) = leadership.leader
@@ -204,7 +251,7 @@ impl RouterTask {
         }
     }
 
-    fn propose(&mut self) {
+    fn propose(&mut self, term: u64) {
         while self.batch_is_due() && Instant::now() >= self.pause_until {
             if let Space::Short { free, needed } = self.log.space() {
                 for submission in self.waiting.drain(..) {
@@ -212,8 +259,7 @@ impl RouterTask {
                 }
                 return;
             }
-            let batch = self.next_batch();
-            self.batches.push(batch);
+            self.propose_batch(term);
         }
     }
 
@@ -223,12 +269,34 @@ impl RouterTask {
     fn batch_is_due(&self) -> bool {
         let waiting = || self.waiting.iter().map(|submission| submission.count as usize);
         !self.waiting.is_empty()
-            && (self.batches.is_empty()
-                || (self.batches.len() < self.max_batches
-                    && (waiting().sum::<usize>() >= self.proposed.min(MAX_BATCH_REQUESTS))))
+            && (self.under_way.batches.is_empty()
+                || (self.under_way.batches.len() < self.max_batches
+                    && (waiting().sum::<usize>() >= self.under_way.requests.min(MAX_BATCH_REQUESTS))))
     }
 
-    fn next_batch(&mut self) -> BoxFuture<'static, Settled> {
+    fn propose_batch(&mut self, term: u64) {
+        let (builder, submissions) = self.next_batch();
+        if builder.is_empty() {
+            return;
+        }
+        let state_ms = self.machine.read(State::time_ms);
+        let batch = EncodedBatch(builder.finish(self.time.now_ms(term, state_ms)));
+        let raft = self.raft.clone();
+        self.under_way.add(submissions, move |id| {
+            Box::pin(async move {
+                let result = match raft.client_write(batch).await {
+                    Ok(response) => Ok(response.data),
+                    Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(Unsettled::Refused),
+                    // Discarded here, but it may live on in another replica's log.
+                    Err(RaftError::APIError(_)) => Err(Unsettled::Unknown),
+                    Err(RaftError::Fatal(fatal)) => Err(Unsettled::Stopped(fatal.to_string())),
+                };
+                (id, result)
+            })
+        });
+    }
+
+    fn next_batch(&mut self) -> (BatchBuilder, Vec<Submission>) {
         let mut builder = BatchBuilder::new();
         let mut submissions = Vec::new();
         while let Some(submission) = self.waiting.front() {
@@ -248,40 +316,22 @@ impl RouterTask {
                 }
             }
         }
-        self.proposed += builder.len();
-        let batch = EncodedBatch(builder.finish(self.clock.now_ms()));
-        let raft = self.raft.clone();
-        let members = self.members.clone();
-        Box::pin(async move {
-            let deadline = submissions.iter().map(|s| s.deadline).max().unwrap_or_else(Instant::now);
-            let result = match tokio::time::timeout_at(deadline, raft.client_write(batch)).await {
-                Ok(Ok(response)) => Ok(response.data),
-                Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(Unsettled::Refused),
-                // Discarded here, but it may live on in another replica's log.
-                Ok(Err(RaftError::APIError(_))) => Err(Unsettled::Unknown(ProposeError::LeaderLost)),
-                Ok(Err(RaftError::Fatal(fatal))) => Err(Unsettled::Unknown(ProposeError::Stopping {
-                    why: fatal.to_string(),
-                    under_way: true,
-                })),
-                Err(_) => Err(Unsettled::Unknown(overdue(&submissions, members))),
-            };
-            (submissions, result)
-        })
+        (builder, submissions)
     }
 
-    fn settle(&mut self, submissions: Vec<Submission>, result: Result<Vec<Outcome>, Unsettled>) {
-        self.proposed -= submissions.iter().map(|submission| submission.count as usize).sum::<usize>();
+    fn settle(&mut self, batch: u64, result: Result<Vec<Outcome>, Unsettled>) {
+        let batch = self.under_way.remove(batch);
         match result {
-            Ok(outcomes) => hand_out(submissions, outcomes),
-            Err(Unsettled::Refused) => self.take_back(submissions),
-            Err(Unsettled::Unknown(ProposeError::LeaderLost)) => {
-                let (again, lost): (Vec<_>, Vec<_>) = submissions.into_iter().partition(|s| s.retriable);
-                self.take_back(again);
+            Ok(outcomes) => hand_out(batch, outcomes),
+            Err(Unsettled::Refused) => self.take_back(left_of(batch).collect()),
+            Err(Unsettled::Unknown) => {
+                let (again, lost): (Vec<_>, Vec<_>) = left_of(batch).partition(|s| s.retriable);
+                self.take_back(again.into_iter().map(Submission::retried).collect());
                 lost.into_iter().for_each(|submission| submission.fail(ProposeError::LeaderLost));
             }
-            Err(Unsettled::Unknown(error)) => {
-                submissions.into_iter().for_each(|submission| submission.fail(error.clone()));
-            }
+            Err(Unsettled::Stopped(why)) => left_of(batch).for_each(|submission| {
+                submission.fail(ProposeError::Stopping { why: why.clone(), under_way: true });
+            }),
         }
     }
 
@@ -293,8 +343,13 @@ impl RouterTask {
         }
     }
 
+    /// Everybody hears at their own deadline, whatever their neighbours in a batch have.
     fn expire(&mut self) {
         let now = Instant::now();
+        for submission in self.under_way.overdue(now) {
+            let (waited, members) = (now - submission.submitted, self.members.clone());
+            submission.fail(ProposeError::Deadline { waited, members });
+        }
         if self.waiting.iter().all(|submission| submission.deadline > now) {
             return;
         }
@@ -302,28 +357,62 @@ impl RouterTask {
             if submission.deadline > now {
                 self.waiting.push_back(submission);
             } else {
-                let waited = now - submission.submitted;
-                submission.fail(ProposeError::NoLeader { waited, members: self.members.clone() });
+                let (waited, members) = (now - submission.submitted, self.members.clone());
+                submission.fail(ProposeError::NoLeader { waited, members });
             }
         }
     }
 
-    fn stop(&mut self) {
-        for submission in self.waiting.drain(..) {
-            submission.fail(ProposeError::Stopping { why: "it was told to".to_owned(), under_way: false });
+    /// Whoever still waits is told, and so is everybody who comes later.
+    fn end(&mut self) {
+        self.submitted.close();
+        let stopping = |under_way| ProposeError::Stopping { why: "it was told to".to_owned(), under_way };
+        while let Ok(submission) = self.submitted.try_recv() {
+            self.waiting.push_back(submission);
+        }
+        self.waiting.drain(..).for_each(|submission| submission.fail(stopping(false)));
+        for (_, batch) in self.under_way.batches.drain() {
+            left_of(batch).for_each(|submission| submission.fail(stopping(true)));
         }
     }
 }
 
-fn overdue(submissions: &[Submission], members: String) -> ProposeError {
-    let since = submissions.iter().map(|s| s.submitted).min().unwrap_or_else(Instant::now);
-    ProposeError::Deadline { waited: since.elapsed(), members }
+impl UnderWay {
+    fn add(&mut self, submissions: Vec<Submission>, settle: impl FnOnce(u64) -> BoxFuture<'static, Settled>) {
+        self.next += 1;
+        self.requests += submissions.iter().map(|submission| submission.count as usize).sum::<usize>();
+        let batch = submissions.into_iter().map(|submission| (submission.count, Some(submission)));
+        self.batches.insert(self.next, batch.collect());
+        self.settling.push(settle(self.next));
+    }
+
+    fn remove(&mut self, batch: u64) -> Vec<(u32, Option<Submission>)> {
+        let batch = self.batches.remove(&batch).unwrap_or_default();
+        self.requests -= batch.iter().map(|(count, _)| *count as usize).sum::<usize>();
+        batch
+    }
+
+    fn overdue(&mut self, now: Instant) -> Vec<Submission> {
+        let places = self.batches.values_mut().flatten();
+        places.filter_map(|(_, place)| place.take_if(|submission| submission.deadline <= now)).collect()
+    }
 }
 
-fn hand_out(submissions: Vec<Submission>, outcomes: Vec<Outcome>) {
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error says that the replica is gone.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+fn left_of(batch: Vec<(u32, Option<Submission>)>) -> impl Iterator<Item = Submission> {
+    batch.into_iter().filter_map(|(_, submission)| submission)
+}
+
+fn hand_out(batch: Vec<(u32, Option<Submission>)>, outcomes: Vec<Outcome>) {
     let mut outcomes = outcomes.into_iter();
-    for submission in submissions {
-        let own = outcomes.by_ref().take(submission.count as usize).collect();
-        (submission.done)(Ok(own));
+    for (count, submission) in batch {
+        let own = outcomes.by_ref().take(count as usize).collect();
+        if let Some(submission) = submission {
+            submission.succeed(own);
+        }
     }
 }

@@ -109,7 +109,7 @@ pub(crate) struct Calls {
     awaited: usize,
     /// No call's deadline is before this.
     earliest: Option<Instant>,
-    /// Calls that were finished and whose places in the window nobody has taken back.
+    /// Places in the [queue](crate::queue::Queue) that finished calls no longer need and nobody has taken back.
     released: usize,
     refused: bool,
 }

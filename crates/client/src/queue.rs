@@ -22,7 +22,8 @@ const CALL_OVERHEAD: usize = 32;
 pub(crate) struct Queue {
     waiting: Mutex<Waiting>,
     wake: Notify,
-    /// One for each number of the session's window.
+    /// A call takes one before it is queued and gives it back when its number leaves the session's window, or
+    /// when it ends without a number. So no window is ever wider than this.
     places: Semaphore,
 }
 
@@ -58,7 +59,7 @@ impl Queue {
         answer.await.unwrap_or_else(|_| Err(Error::closed(has_effect)))
     }
 
-    /// Takes one of the window's places; the session's task gives it back with [`Queue::release`].
+    /// Takes a place for a call; the session's task gives it back with [`Queue::release`].
     async fn take_place(
         &self,
         operation: &v1::Operation,

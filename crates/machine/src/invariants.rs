@@ -1,7 +1,7 @@
 //! What is always true of a state, whatever was applied: checked in tests, in debug builds, and of every
 //! snapshot that is read.
 
-use crate::keys::{MAX_KEY_BYTES, MAX_KEYS};
+use crate::keys::{Keys, MAX_KEY_BYTES};
 use crate::session::{MAX_KEPT_ANSWERS, MAX_KEPT_PER_SESSION, MAX_NUMBERS_AHEAD, MAX_SESSIONS, Session};
 use crate::tree::{Kind, Node};
 use crate::{Change, Event, MAX_CONTENTS_BYTES, NodeKind, Path, SessionId, State};
@@ -29,13 +29,15 @@ impl State {
         self.nodes_are_sane()?;
         self.every_child_is_counted()?;
         self.answers_belong_to_sessions()?;
-        self.keys_expire_in_order()
+        keys_expire_in_order("idempotency key", &self.keys)?;
+        keys_expire_in_order("session nonce", &self.nonces)
     }
 
     /// Checks the nodes that a batch changed, and at times all; a broken invariant ends the process, because
     /// a state that is wrong must not be answered from.
     pub(crate) fn assert_invariants_after(&self, events: &[Event]) {
-        let size = self.node_count() + self.session_count() + self.kept_answer_count() + self.key_count();
+        let keys = self.key_count() + self.session_nonce_count();
+        let size = self.node_count() + self.session_count() + self.kept_answer_count() + keys;
         let first = events.first().map_or(self.revision(), |event| event.revision - 1);
         let passed = first / REVISIONS_BETWEEN_FULL_CHECKS != self.revision() / REVISIONS_BETWEEN_FULL_CHECKS;
         let checked = if size <= SMALL_STATE || passed {
@@ -140,20 +142,6 @@ impl State {
         ensure(found == session.kept, || broken("counts its answers wrongly"))
     }
 
-    fn keys_expire_in_order(&self) -> Check {
-        let keys = &self.keys;
-        ensure(keys.kept.len() <= MAX_KEYS, || "too many idempotency keys".to_owned())?;
-        ensure(keys.kept.len() == keys.by_expiry.len(), || "a key is not in the order of expiry".to_owned())?;
-        for (key, kept) in &keys.kept {
-            let broken = |what: &str| format!("idempotency key {key:02x?}: {what}");
-            ensure((1..=MAX_KEY_BYTES).contains(&key.len()), || {
-                broken("has a length that is never admitted")
-            })?;
-            ensure(keys.by_expiry.contains(&(kept.expires_ms, key.clone())), || broken("never expires"))?;
-        }
-        Ok(())
-    }
-
     /// The cheap check after a batch: each event's node is as the event says, unless a later command of
     /// the batch changed it again, and its parent holds it.
     fn event_tells_the_truth(&self, event: &Event) -> Check {
@@ -171,6 +159,17 @@ impl State {
         let parent = path.parent().and_then(|parent| self.node(&parent).map(claimed_children));
         ensure(parent.is_some_and(|children| children > 0), || format!("{path} is in no directory"))
     }
+}
+
+fn keys_expire_in_order(what: &str, keys: &Keys) -> Check {
+    ensure(keys.kept.len() <= keys.most, || format!("too many of {what}"))?;
+    ensure(keys.kept.len() == keys.by_expiry.len(), || format!("a {what} is not in the order of expiry"))?;
+    for (key, kept) in &keys.kept {
+        let broken = |why: &str| format!("{what} {key:02x?}: {why}");
+        ensure((1..=MAX_KEY_BYTES).contains(&key.len()), || broken("has a length that is never admitted"))?;
+        ensure(keys.by_expiry.contains(&(kept.expires_ms, key.clone())), || broken("never expires"))?;
+    }
+    Ok(())
 }
 
 fn claimed_children(node: &Node) -> u64 {
@@ -194,6 +193,7 @@ mod tests {
         let session = cell.open_session();
         cell.apply(numbered(session, 5, 3), set("/a/f", "x")).unwrap();
         cell.apply(key("k"), increment("/n", 1)).unwrap();
+        cell.apply(key("k"), open_session(12_000)).unwrap();
         cell
     }
 
@@ -234,6 +234,8 @@ mod tests {
         damage_with(|state| state.sessions.sessions.get_mut(&SessionId(1)).unwrap().confirmed = 5);
         damage_with(|state| state.sessions.sessions.get_mut(&SessionId(1)).unwrap().highest = 4);
         damage_with(|state| state.keys.by_expiry.clear());
+        damage_with(|state| state.nonces.by_expiry.clear());
+        damage_with(|state| state.nonces.most = 0);
         for (index, state) in damaged.iter().enumerate() {
             assert!(state.check_invariants().is_err(), "damage {index} was not seen");
         }

@@ -6,10 +6,15 @@ use imbl::{OrdMap, OrdSet};
 
 use crate::{Outcome, Refusal};
 
-/// How long a key's answer is kept, in milliseconds of the cell's time.
+/// How long the answer to a caller's key is kept, in milliseconds of the cell's time.
 pub const KEY_RETENTION_MS: u64 = 600_000;
-/// The most keys a cell remembers.
+/// The most callers' keys a cell remembers.
 pub const MAX_KEYS: usize = 100_000;
+/// How long the answer to a session's opening is kept, in milliseconds of the cell's time: an opening is
+/// tried again within seconds.
+pub const SESSION_NONCE_RETENTION_MS: u64 = 60_000;
+/// The most keys of sessions' openings a cell remembers. Callers' keys and these can't crowd each other out.
+pub const MAX_SESSION_NONCES: usize = 100_000;
 /// The longest key.
 pub const MAX_KEY_BYTES: usize = 128;
 
@@ -25,13 +30,29 @@ pub(crate) struct Kept {
 }
 
 /// The keys and the order in which they expire: the same keys twice.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Keys {
     pub(crate) kept: OrdMap<Arc<[u8]>, Kept>,
     pub(crate) by_expiry: OrdSet<(u64, Arc<[u8]>)>,
+    pub(crate) most: usize,
+    retention_ms: u64,
 }
 
 impl Keys {
+    /// The table of the callers' keys.
+    pub(crate) fn of_callers() -> Keys {
+        Keys::new(MAX_KEYS, KEY_RETENTION_MS)
+    }
+
+    /// The table of the keys under which sessions were opened.
+    pub(crate) fn of_openings() -> Keys {
+        Keys::new(MAX_SESSION_NONCES, SESSION_NONCE_RETENTION_MS)
+    }
+
+    fn new(most: usize, retention_ms: u64) -> Keys {
+        Keys { kept: OrdMap::new(), by_expiry: OrdSet::new(), most, retention_ms }
+    }
+
     /// Forgets a few of the keys that have expired.
     pub(crate) fn clear_expired(&mut self, now_ms: u64) {
         for _ in 0..CLEARED_PER_COMMAND {
@@ -57,7 +78,7 @@ impl Keys {
             Some(_) => self.forget(key),
             None => {}
         }
-        if self.kept.len() >= MAX_KEYS {
+        if self.kept.len() >= self.most {
             let oldest = self.by_expiry.get_min().map_or(now_ms, |(expires_ms, _)| *expires_ms);
             let retry_after_ms = oldest.saturating_sub(now_ms);
             return Err(Refusal::TooManyKeys { kept: self.kept.len() as u64, retry_after_ms });
@@ -67,7 +88,7 @@ impl Keys {
 
     /// Keeps the answer to a command that was admitted.
     pub(crate) fn keep_answer(&mut self, key: Vec<u8>, now_ms: u64, outcome: Outcome) {
-        self.insert(Arc::from(key), Kept { expires_ms: now_ms.saturating_add(KEY_RETENTION_MS), outcome });
+        self.insert(Arc::from(key), Kept { expires_ms: now_ms.saturating_add(self.retention_ms), outcome });
     }
 
     pub(crate) fn insert(&mut self, key: Arc<[u8]>, kept: Kept) {
@@ -191,5 +212,59 @@ mod tests {
         );
         cell.moment.time_ms += KEY_RETENTION_MS - 1_000;
         assert_eq!(cell.apply(key("late"), increment("/n", 1)), counted(value + 1, value as u64 + 1));
+    }
+
+    /// Spec S-1: keys as fast as callers can send them keep no session out.
+    #[test]
+    fn callers_keys_keep_no_session_out() {
+        let mut cell = Cell::new();
+        let answer = cell.run(increment("/n", 1));
+        for number in 0..MAX_KEYS {
+            cell.state.keys.keep_answer(format!("key {number}").into(), cell.moment.time_ms, answer.clone());
+        }
+        let late = cell.apply(key("late"), increment("/n", 1));
+        assert!(matches!(late, Err(Refusal::TooManyKeys { .. })));
+        let opened = cell.apply(key("late"), open_session(12_000));
+        assert!(opened.is_ok());
+        assert_eq!(cell.apply(key("late"), open_session(12_000)), opened);
+        assert_eq!((cell.state.session_count(), cell.state.session_nonce_count()), (1, 1));
+    }
+
+    /// Spec S-6: sessions that are opened as fast as can be keep no key out, and their table is bounded too.
+    #[test]
+    fn openings_keep_no_key_out() {
+        let mut cell = Cell::new();
+        let answer = cell.run(open_session(12_000));
+        for number in 0..MAX_SESSION_NONCES {
+            cell.state.nonces.keep_answer(
+                format!("key {number}").into(),
+                cell.moment.time_ms,
+                answer.clone(),
+            );
+        }
+        let refusal = Refusal::TooManyKeys {
+            kept: MAX_SESSION_NONCES as u64,
+            retry_after_ms: SESSION_NONCE_RETENTION_MS,
+        };
+        assert_eq!(cell.apply(key("late"), open_session(12_000)), Err(refusal));
+        assert_eq!(cell.apply(key("late"), increment("/n", 1)), counted(1, 1));
+        cell.moment.time_ms += SESSION_NONCE_RETENTION_MS;
+        assert!(cell.apply(key("late"), open_session(12_000)).is_ok());
+    }
+
+    /// Spec S-6: a key of a caller's and one of an opening are two, even if their bytes are the same, and each
+    /// works once for as long as it is kept.
+    #[test]
+    fn openings_are_remembered_apart_and_for_less_long() {
+        let mut cell = Cell::new();
+        let (first, opened) =
+            (cell.apply(key("k"), increment("/n", 1)), cell.apply(key("k"), open_session(12_000)));
+        cell.moment.time_ms += SESSION_NONCE_RETENTION_MS - 1;
+        assert_eq!(cell.apply(key("k"), open_session(12_000)), opened);
+        cell.moment.time_ms += 1;
+        assert_eq!(cell.apply(key("k"), increment("/n", 1)), first);
+        assert_eq!((cell.state.key_count(), cell.state.session_nonce_count()), (1, 0));
+        assert_ne!(cell.apply(key("k"), open_session(12_000)), opened);
+        assert_eq!(cell.state.session_count(), 2);
     }
 }

@@ -24,7 +24,7 @@ pub use batch::{
 };
 pub use command::*;
 pub use event::{Change, Event};
-pub use keys::{KEY_RETENTION_MS, MAX_KEY_BYTES, MAX_KEYS};
+pub use keys::{KEY_RETENTION_MS, MAX_KEY_BYTES, MAX_KEYS, MAX_SESSION_NONCES, SESSION_NONCE_RETENTION_MS};
 pub use outcome::{Answer, DirectoryEntry, FileContents, NodeKind, Outcome, RangeLimit, Refusal, Stat};
 pub use path::{InvalidPath, MAX_COMPONENT_BYTES, MAX_DEPTH, MAX_PATH_BYTES, Path};
 pub use session::{

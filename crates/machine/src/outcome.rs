@@ -179,9 +179,9 @@ pub enum Refusal {
         /// How many answers the cell keeps.
         kept: u64,
     },
-    /// The table of idempotency keys is full. Nothing was done and nothing is remembered.
+    /// The table of idempotency keys, or that of sessions' openings, is full. Nothing was done and nothing is remembered.
     #[error(
-        "the cell remembers {kept} idempotency keys, the most it can; send the command again in {retry_after_ms} ms, or use a session"
+        "the cell remembers the keys of {kept} commands of this kind, the most it can; send the command again in {retry_after_ms} ms"
     )]
     TooManyKeys {
         /// How many keys the cell remembers.

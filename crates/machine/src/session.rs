@@ -47,7 +47,9 @@ pub enum Identity {
     },
     /// A sessionless caller's key (1 to 128 bytes). Its answer is kept for
     /// [`KEY_RETENTION_MS`](crate::KEY_RETENTION_MS). All callers share one space of keys, so a front that
-    /// makes keys of its own (for opening sessions, say) gives them a prefix that its callers can't choose.
+    /// makes keys of its own gives them a prefix that its callers can't choose. The keys of
+    /// [`OpenSession`](crate::OpenSession) are a space of their own, and are kept for
+    /// [`SESSION_NONCE_RETENTION_MS`](crate::SESSION_NONCE_RETENTION_MS).
     Key(Vec<u8>),
 }
 

@@ -8,6 +8,7 @@
 //! records           sessions, in the order of their names
 //! records           answers kept for sessions, in the order of sessions and numbers
 //! records           idempotency keys, in the order in which they expire
+//! records           keys of sessions' openings, in the order in which they expire
 //! digest   u64 LE   XXH3-64 of all bytes before
 //! ```
 //!
@@ -90,6 +91,7 @@ struct Counts {
     sessions: u64,
     answers: u64,
     keys: u64,
+    nonces: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -140,11 +142,8 @@ impl State {
         for ((session, number), outcome) in &self.sessions.answers {
             records.record(&(session, number, outcome))?;
         }
-        for (_, key) in &self.keys.by_expiry {
-            if let Some(kept) = self.keys.kept.get(key) {
-                records.record(&KeyRecord { expires_ms: kept.expires_ms, key, outcome: &kept.outcome })?;
-            }
-        }
+        write_keys(&mut records, &self.keys)?;
+        write_keys(&mut records, &self.nonces)?;
         records.finish()
     }
 
@@ -159,6 +158,7 @@ impl State {
             sessions: self.sessions.sessions.len() as u64,
             answers: self.sessions.answers.len() as u64,
             keys: self.keys.kept.len() as u64,
+            nonces: self.nonces.kept.len() as u64,
         }
     }
 
@@ -169,10 +169,11 @@ impl State {
         let counts: Counts = records.record("the counts", 0)?;
         let tree = read_tree(&mut records, &counts)?;
         let sessions = read_sessions(&mut records, &counts)?;
-        let keys = read_keys(&mut records, &counts)?;
+        let keys = read_keys(&mut records, "idempotency key", counts.keys, Keys::of_callers())?;
+        let nonces = read_keys(&mut records, "session nonce", counts.nonces, Keys::of_openings())?;
         records.check_digest()?;
-        let state =
-            State { tree, sessions, keys, time_ms: counts.time_ms, highest_term: counts.highest_term };
+        let Counts { time_ms, highest_term, .. } = counts;
+        let state = State { tree, sessions, keys, nonces, time_ms, highest_term };
         state.check_invariants().map_err(|broken| SnapshotError::Impossible { broken })?;
         Ok(state)
     }
@@ -186,6 +187,15 @@ fn session_record(id: SessionId, session: &Session) -> SessionRecord<'_> {
         opened_ms: session.opened_ms,
         confirmed: session.confirmed,
     }
+}
+
+fn write_keys(records: &mut RecordWriter<'_, impl Write>, keys: &Keys) -> io::Result<()> {
+    for (_, key) in &keys.by_expiry {
+        if let Some(kept) = keys.kept.get(key) {
+            records.record(&KeyRecord { expires_ms: kept.expires_ms, key, outcome: &kept.outcome })?;
+        }
+    }
+    Ok(())
 }
 
 fn read_tree(records: &mut RecordReader<'_, impl Read>, counts: &Counts) -> Result<Tree, SnapshotError> {
@@ -230,13 +240,18 @@ fn read_sessions(
     Ok(sessions)
 }
 
-fn read_keys(records: &mut RecordReader<'_, impl Read>, counts: &Counts) -> Result<Keys, SnapshotError> {
-    let mut keys = Keys::default();
-    for index in 0..counts.keys {
-        let record: OwnedKeyRecord = records.record("idempotency key", index)?;
+/// Fills an empty table.
+fn read_keys(
+    records: &mut RecordReader<'_, impl Read>,
+    what: &'static str,
+    count: u64,
+    mut keys: Keys,
+) -> Result<Keys, SnapshotError> {
+    for index in 0..count {
+        let record: OwnedKeyRecord = records.record(what, index)?;
         let key: Arc<[u8]> = Arc::from(record.key);
         let place = (record.expires_ms, Arc::clone(&key));
-        check_order("idempotency key", index, keys.by_expiry.get_max().is_none_or(|last| *last < place))?;
+        check_order(what, index, keys.by_expiry.get_max().is_none_or(|last| *last < place))?;
         keys.insert(key, Kept { expires_ms: record.expires_ms, outcome: record.outcome });
     }
     Ok(keys)

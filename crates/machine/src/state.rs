@@ -17,6 +17,8 @@ pub struct State {
     pub(crate) tree: Tree,
     pub(crate) sessions: Sessions,
     pub(crate) keys: Keys,
+    /// The keys under which sessions were opened.
+    pub(crate) nonces: Keys,
     /// The cell's time: the latest that a leader stamped, so it never goes back.
     pub(crate) time_ms: u64,
     /// The highest term among the entries applied.
@@ -44,7 +46,8 @@ impl State {
         State {
             tree: Tree::new(),
             sessions: Sessions::default(),
-            keys: Keys::default(),
+            keys: Keys::of_callers(),
+            nonces: Keys::of_openings(),
             time_ms: 0,
             highest_term: 0,
         }
@@ -83,6 +86,7 @@ impl State {
         self.time_ms = self.time_ms.max(moment.time_ms);
         self.highest_term = self.highest_term.max(moment.term);
         self.keys.clear_expired(self.time_ms);
+        self.nonces.clear_expired(self.time_ms);
         check_sender(&request)?;
         match request.identity {
             Identity::Anonymous => self.perform(request.command, events),
@@ -113,14 +117,20 @@ impl State {
     /// Does a keyed command unless it is a copy of one already done (spec S-6). A refusal for lack of room is
     /// not kept, so that the same key succeeds once there is room.
     fn perform_keyed(&mut self, key: Vec<u8>, command: Command, events: &mut Vec<Event>) -> Outcome {
-        if let Some(outcome) = self.keys.admit(&key, self.time_ms)? {
+        let (now_ms, opens) = (self.time_ms, matches!(command, Command::OpenSession(_)));
+        if let Some(outcome) = self.keys_for(opens).admit(&key, now_ms)? {
             return outcome;
         }
         let outcome = self.perform(command, events);
         if !matches!(&outcome, Err(refusal) if refusal.is_overload()) {
-            self.keys.keep_answer(key, self.time_ms, outcome.clone());
+            self.keys_for(opens).keep_answer(key, now_ms, outcome.clone());
         }
         outcome
+    }
+
+    /// The table of a keyed command: openings of sessions have their own, so that keys can't keep sessions out.
+    fn keys_for(&mut self, opens: bool) -> &mut Keys {
+        if opens { &mut self.nonces } else { &mut self.keys }
     }
 
     fn perform(&mut self, command: Command, events: &mut Vec<Event>) -> Outcome {
@@ -166,9 +176,14 @@ impl State {
         self.sessions.answers.len()
     }
 
-    /// How many idempotency keys are remembered.
+    /// How many idempotency keys of callers are remembered.
     pub fn key_count(&self) -> usize {
         self.keys.kept.len()
+    }
+
+    /// How many keys are remembered under which sessions were opened.
+    pub fn session_nonce_count(&self) -> usize {
+        self.nonces.kept.len()
     }
 
     /// A session, if it is still there.

@@ -57,8 +57,8 @@ pub struct Server {
     client_address: SocketAddr,
     peer_address: SocketAddr,
     cell: Option<Cell>,
-    orders: watch::Sender<Order>,
-    threads: Vec<JoinHandle<()>>,
+    /// The front's, then that of consensus, each with the end that gives it orders.
+    threads: Vec<(watch::Sender<Order>, JoinHandle<()>)>,
     ended: watch::Receiver<bool>,
 }
 
@@ -77,14 +77,14 @@ impl Server {
         let cell = starting.await.unwrap_or_else(|_| Err(engine("the thread of consensus ended")))?;
 
         let (started, starting) = oneshot::channel();
-        let (front_cell, ordered) = (cell.clone(), orders.subscribe());
+        let (front_orders, ordered) = watch::channel(Order::Run);
+        let front_cell = cell.clone();
         let front = spawn("front", move |runtime| front(runtime, config, front_cell, ordered, started))?;
         let mut server = Server {
             client_address: cell.peer_address(),
             peer_address: cell.peer_address(),
             cell: Some(cell),
-            orders,
-            threads: vec![front, consensus],
+            threads: vec![(front_orders, front), (orders, consensus)],
             ended,
         };
         server.client_address = starting.await.unwrap_or_else(|_| Err(engine("the fronts' thread ended")))?;
@@ -123,12 +123,16 @@ impl Server {
     }
 
     async fn end(&mut self, order: Order) {
-        self.cell = None;
-        self.orders.send_replace(order);
-        let threads = std::mem::take(&mut self.threads);
-        let joined =
-            tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
-        let _ = joined.await;
+        if let Some(cell) = self.cell.take()
+            && order == Order::Stop
+        {
+            cell.hand_over().await;
+        }
+        // The front first: what its clients wait for is done while consensus still runs.
+        for (orders, thread) in std::mem::take(&mut self.threads) {
+            orders.send_replace(order);
+            let _ = tokio::task::spawn_blocking(move || drop(thread.join())).await;
+        }
     }
 }
 
@@ -140,7 +144,9 @@ impl std::fmt::Debug for Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.orders.send_replace(Order::Kill);
+        for (orders, _) in &self.threads {
+            orders.send_replace(Order::Kill);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod commands;
 mod demo;
+mod full_disk;
 mod server;
 mod settings;
 mod storm;

@@ -134,8 +134,9 @@ struct RealLock(File);
 
 impl Lock for RealLock {
     fn note(&self, text: &str) -> io::Result<()> {
-        self.0.set_len(0)?;
-        self.0.write_all_at(text.as_bytes(), 0)
+        // Over the old note: a full disk, which has no block for a new one, must not keep a replica from starting.
+        self.0.write_all_at(text.as_bytes(), 0)?;
+        self.0.set_len(text.len() as u64)
     }
 }
 

@@ -72,6 +72,14 @@ impl Forwarders {
         forwarder
     }
 
+    /// Ends the stream to any other leader than this one; what it carries comes back.
+    pub(crate) fn leave_unless(&self, leader: Option<ReplicaId>) {
+        let mut current = self.current.lock();
+        if current.as_ref().is_some_and(|(id, _)| Some(*id) != leader) {
+            *current = None;
+        }
+    }
+
     async fn run(self, member: Member, mut inbox: mpsc::UnboundedReceiver<Forwarded>) {
         let mut stream = InFlight { members: self.members.clone(), ..InFlight::default() };
         let ended = self.carry(&member, &mut inbox, &mut stream).await;
@@ -133,12 +141,14 @@ impl Forwarders {
         }
         for outcomes in reply.outcomes {
             if let Some(submission) = stream.settle_batch(outcomes)? {
-                // The leader says that it is none. End this stream: the router looks who leads now.
-                let _ = self.returned.send(vec![submission]);
-                return Err(Status::failed_precondition("the replica does not lead any more"));
+                stream.refused.push(submission);
             }
         }
-        Ok(())
+        if stream.refused.is_empty() {
+            return Ok(());
+        }
+        // The leader says that it is none. End this stream: the router looks who leads now.
+        Err(Status::failed_precondition("the replica does not lead any more"))
     }
 }
 
@@ -171,6 +181,8 @@ struct InFlight {
     next_id: u64,
     batches: HashMap<u64, Submission>,
     barriers: HashMap<u64, oneshot::Sender<Result<Barrier, ProposeError>>>,
+    /// Not done, to be tried elsewhere.
+    refused: Vec<Submission>,
     members: String,
 }
 
@@ -239,7 +251,7 @@ impl InFlight {
         let Some(submission) = self.batches.remove(&outcomes.id) else { return Ok(None) };
         if outcomes.failure.is_empty() {
             match decode_outcomes(&outcomes.outcomes) {
-                Ok(list) if list.len() == submission.count as usize => (submission.done)(Ok(list)),
+                Ok(list) if list.len() == submission.count as usize => submission.succeed(list),
                 _ => {
                     submission.fail(ProposeError::LeaderLost);
                     return Err(Status::invalid_argument("the leader's answer can't be read"));
@@ -250,10 +262,11 @@ impl InFlight {
         match super::decode(&outcomes.failure)? {
             ProposeError::NotLeader => return Ok(Some(submission)),
             error @ (ProposeError::LeaderLost | ProposeError::Stopping { .. }) => {
-                if submission.retriable || !error.may_have_been_done() {
-                    return Ok(Some(submission));
+                match (error.may_have_been_done(), submission.retriable) {
+                    (false, _) => return Ok(Some(submission)),
+                    (true, true) => return Ok(Some(submission.retried())),
+                    (true, false) => submission.fail(error),
                 }
-                submission.fail(error);
             }
             error => submission.fail(error),
         }
@@ -279,7 +292,8 @@ impl InFlight {
         let (again, lost): (Vec<_>, Vec<_>) =
             left.into_iter().map(|(_, submission)| submission).partition(|submission| submission.retriable);
         lost.into_iter().for_each(|submission| submission.fail(ProposeError::LeaderLost));
-        again
+        let again = again.into_iter().map(Submission::retried);
+        std::mem::take(&mut self.refused).into_iter().chain(again).collect()
     }
 }
 
@@ -350,7 +364,7 @@ fn submit_forwarded(router: &Router, batch: ForwardedBatch, answers: mpsc::Unbou
     if let Err(error) = check_requests(batch.count as usize, &batch.requests) {
         // In the log it would stop every replica, so it must not get there.
         tracing::error!(%error, "a follower forwards requests that can't be read: not proposed");
-        let failure = encode(&ProposeError::LeaderLost).unwrap_or_default();
+        let failure = encode(&ProposeError::Unreadable { why: error.to_string() }).unwrap_or_default();
         let _ =
             answers.send(Answer::Batch(ForwardedOutcomes { id, failure, ..ForwardedOutcomes::default() }));
         return;
@@ -363,9 +377,10 @@ fn submit_forwarded(router: &Router, batch: ForwardedBatch, answers: mpsc::Unbou
         forwarded: true,
         submitted: Instant::now(),
         deadline: Instant::now() + LEADER_LIMIT,
+        tried_before: false,
         done: Box::new(move |result| {
             let (outcomes, failure) = match result {
-                Ok(outcomes) => match encode_outcomes(&outcomes) {
+                Ok(outcomes) => match encode_outcomes(&outcomes.list) {
                     Ok(outcomes) => (Bytes::from(outcomes), Bytes::new()),
                     Err(_) => (Bytes::new(), encode(&ProposeError::LeaderLost).unwrap_or_default()),
                 },
@@ -384,6 +399,7 @@ async fn pass_forwarded(router: Router, barrier: v1::Barrier, answers: mpsc::Unb
         asked: Instant::now(),
         deadline: Instant::now() + LEADER_LIMIT,
         done,
+        _place: None,
     });
     let mut answer = v1::BarrierAnswer { id: barrier.id, ..v1::BarrierAnswer::default() };
     match passed.await.unwrap_or(Err(ProposeError::NotLeader)) {

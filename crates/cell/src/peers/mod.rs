@@ -18,7 +18,7 @@ use tonic::Status;
 /// The largest message between replicas: a log entry of the largest size with room for its wrapping.
 pub(crate) const MAX_MESSAGE_BYTES: usize = bramah_wire::limits::MAX_PEER_MESSAGE_BYTES;
 
-/// Bytes of log entries sent in one message.
+/// Bytes of a snapshot sent in one message.
 pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 
 fn encode<T: Serialize>(value: &T) -> Result<Bytes, io::Error> {

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bramah_wire::transport::{self, Listener};
 use bramah_wire::v1::peer_server::{Peer as PeerApi, PeerServer};
@@ -15,7 +16,7 @@ use openraft::raft::AppendEntriesRequest;
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf, VoteOf};
 use serde::Serialize;
 use tokio::sync::watch;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::forward::answer_forwards;
 use super::{MAX_MESSAGE_BYTES, decode, encode, internal};
@@ -27,6 +28,9 @@ use crate::log::{Log, Space};
 use crate::readmission::{self, Readmission};
 use crate::router::Router;
 use crate::snapshot_store::{SnapshotFile, SnapshotStore};
+
+/// How often a silent connection is asked whether it lives, and how long it may take to say so.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -55,7 +59,9 @@ pub(crate) async fn serve(
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let served = tonic::transport::Server::builder()
-        .tcp_nodelay(true)
+        // A peer whose host vanished would keep its place for ever.
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .add_service(service)
         .serve_with_incoming_shutdown(transport::incoming(listener, max_connections), async move {
             let _ = stop.wait_for(|stop| *stop).await;
@@ -123,8 +129,13 @@ impl PeerApi for PeerService {
             })
             // A message that can't be read ends the stream: the leader begins another one.
             .take_while(|rpc: &Result<_, Status>| {
-                if let Err(status) = rpc {
-                    tracing::warn!(%status, "a peer's stream of log entries ends");
+                match rpc {
+                    // Ten times a second as long as the disk is full; the log has said so once.
+                    Err(status) if status.code() == Code::ResourceExhausted => {
+                        tracing::debug!(%status, "a peer's stream of log entries ends");
+                    }
+                    Err(status) => tracing::warn!(%status, "a peer's stream of log entries ends"),
+                    Ok(_) => {}
                 }
                 std::future::ready(rpc.is_ok())
             })

@@ -167,6 +167,35 @@ async fn without_a_majority_calls_end_at_their_deadline() {
     assert_eq!(hits(trio.cell(left)).await, 2);
 }
 
+/// Spec G-6, S-6: a leader that loses its majority with a call under way answers at the call's own deadline
+/// that it may have been done, stops calling itself the leader, and the retry counts once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_a_majority_tells_the_truth() {
+    let mut trio = Trio::start(Tuning::default()).await;
+    let leader = trio.leader_id().await;
+    add(trio.cell(leader), "first", 1).await.expect("it is added");
+    for id in (1..=3).filter(|id| *id != leader) {
+        trio.kill(id).await;
+    }
+    let cell = trio.cell(leader).clone();
+    let request = increment(Identity::Key(b"second".to_vec()), 1);
+    let began = Instant::now();
+    let error =
+        cell.propose(&request, began + Duration::from_secs(1)).await.expect_err("no majority is left");
+    assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
+    let in_log = cell.status().last_log_index > cell.status().committed_index;
+    assert!(error.may_have_been_done() || !in_log, "{error}");
+    let deposed = async { cell.leadership().wait_for(|now| !now.here).await.map(|_| ()) };
+    tokio::time::timeout(LIMIT, deposed).await.expect("it notices").expect("the replica runs");
+    let refused = cell.propose(&request, Instant::now() + Duration::from_millis(300)).await;
+    assert!(matches!(refused, Err(ProposeError::NoLeader { .. })), "{refused:?}");
+    for id in (1..=3).filter(|id| *id != leader) {
+        trio.start_replica(id).await.expect("it comes back");
+    }
+    add(trio.cell(leader), "second", 1).await.expect("a majority is back");
+    assert_eq!(hits(trio.cell(leader)).await, 2);
+}
+
 /// Spec S-1, S-2: a session that is heard of lives on, one that isn't ends after its lease, and not before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_end_with_their_leases() {

@@ -185,10 +185,14 @@ impl Session {
         }
     }
 
-    /// Leaves a replica that is connected and says nothing: it may be stopped, or cut off.
+    /// Leaves a replica that is connected and says nothing: it may be stopped, or cut off. Also one that
+    /// leaves keep-alives unanswered, whatever else it says.
     pub(super) fn watch_link(&mut self, now: Instant) {
         if self.link.is_none() {
             return;
+        }
+        if self.ending.is_none() && self.lease.overdue().is_some_and(|at| now >= at) {
+            return self.link_lost("connected, but keep-alives went unanswered".into(), now);
         }
         let asked = self.lease.last_asked().is_some_and(|asked| asked > self.heard);
         if !asked && !self.calls.awaits_answers() {
@@ -240,7 +244,8 @@ impl Session {
         let asks = [self.lease.next_ask(), self.probe_at()].map(|at| at.filter(|_| !self.blocked));
         let settled = self.attempt.is_none() && self.ending.is_none() && self.refused_since.is_none();
         let may_move = settled && self.leader_elsewhere(link).is_some();
-        let times = [second_look.or(silence), may_move.then_some(self.next_move)];
+        let overdue = self.lease.overdue().filter(|_| self.ending.is_none());
+        let times = [second_look.or(silence), may_move.then_some(self.next_move), overdue];
         times.into_iter().chain(asks).flatten().min()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bramah_client::Error;
+use bramah_client::{Error, Route};
 use bramah_wire::v1;
 use bramah_wire::v1::failure::Code;
 use tokio::time::{Instant, sleep};
@@ -28,6 +28,22 @@ async fn keep_alives_keep_the_lease() {
     assert!(client.session().unwrap().lease_left < Duration::from_secs(4));
     sleep(Duration::from_secs(1)).await;
     assert!(!client.session().unwrap().connected);
+}
+
+/// Spec S-4: a replica that answers calls but extends no lease is left while there is lease to save.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_extends_nothing_is_left() {
+    let cell = Cell::start(2).await;
+    let client = cell.client().route(Route::Any).connect().await.unwrap();
+    cell.behave(1, |replica| replica.extends_nothing = true);
+    for value in 1..=40 {
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(client.counter("/c").increment(1).await.unwrap(), value);
+        assert!(!client.session().unwrap().lease_left.is_zero());
+    }
+    let info = client.session().unwrap();
+    assert_eq!((info.session, info.replica), (1, 2));
+    assert!(info.lease_left > LEASE / 2, "{:?}", info.lease_left);
 }
 
 /// Spec S-4: the lease counts from when it was asked for, not from when the answer came.

@@ -55,6 +55,8 @@ pub(crate) struct Behaviour {
     pub(crate) then: Act,
     /// Says nothing at all, also not to keep-alives.
     pub(crate) stopped: bool,
+    /// Extends no lease when a keep-alive asks for it.
+    pub(crate) extends_nothing: bool,
     pub(crate) leader: Option<v1::Leader>,
 }
 
@@ -130,6 +132,7 @@ impl Cell {
             acts: VecDeque::new(),
             then: Act::Answer,
             stopped: false,
+            extends_nothing: false,
             leader: None,
         };
         self.state().behaviours.insert(replica, usual);
@@ -379,6 +382,7 @@ impl Stream {
         if behaviour.stopped {
             return true;
         }
+        let extends = !behaviour.extends_nothing;
         let act = match calls.is_empty() {
             true => Act::Answer,
             false => behaviour.acts.pop_front().unwrap_or(behaviour.then.clone()),
@@ -393,7 +397,8 @@ impl Stream {
         }
         drop(state);
         if keep_alive {
-            let lease_ms = LEASE.as_millis().try_into().unwrap();
+            let lease = if extends { LEASE } else { Duration::ZERO };
+            let lease_ms = lease.as_millis().try_into().unwrap();
             self.say(v1::SessionReply { lease_ms, ..Default::default() });
         }
         if end {

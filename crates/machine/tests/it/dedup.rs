@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bramah_machine::{
-    Answer, Command, Identity, Increment, Outcome, Path, Refusal, Request, SessionId, State,
+    Answer, Command, Identity, Increment, OpenSession, Outcome, Path, Refusal, Request, SessionId, State,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -141,5 +141,35 @@ proptest! {
             }
         }
         prop_assert_eq!(state.get_counter(&counter(0)).unwrap().0, arrived);
+    }
+
+    /// Spec S-6: the same for sessions that are opened, beside commands with the same keys.
+    #[test]
+    fn each_opening_makes_one_session(
+        arrivals in vec((0..COMMANDS, any::<bool>(), prop::bool::weighted(0.1)), 1..100),
+    ) {
+        let mut state = State::new();
+        let (mut opened, mut arrived) = (BTreeMap::<u64, Outcome>::new(), 0_i64);
+        for (number, opens, restart) in arrivals {
+            let identity = Identity::Key(format!("key {number}").into_bytes());
+            let mut request = request(identity, 0, number);
+            if opens {
+                let open = OpenSession { lease_ms: 12_000, client: "test".to_owned() };
+                request.command = Command::OpenSession(open);
+            } else {
+                arrived |= 1 << number;
+            }
+            let outcome = state.apply(request, NOW, &mut Vec::new());
+            prop_assert_eq!(matches!(outcome, Ok(Answer::SessionOpened { .. })), opens);
+            if opens {
+                prop_assert_eq!(opened.entry(number).or_insert_with(|| outcome.clone()), &outcome);
+            }
+            if restart {
+                state = restarted(&state);
+            }
+            prop_assert_eq!(state.check_invariants(), Ok(()));
+        }
+        prop_assert_eq!(state.session_count(), opened.len());
+        prop_assert_eq!(state.get_counter(&counter(0)).map_or(0, |(value, _)| value), arrived);
     }
 }

@@ -1,6 +1,7 @@
 //! gRPC for clients: the session's stream, and single calls without a session.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use bramah_cell::Cell;
 use bramah_machine::{Identity, Request};
@@ -15,6 +16,9 @@ use tonic::{Response, Status, Streaming};
 use super::session;
 use super::translate::{self, Work};
 use crate::process;
+
+/// How often a silent connection is asked whether it lives, and how long it may take to say so.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// The longest idempotency key of a caller's; the machine's own limit, less the prefix.
 const MAX_KEY_BYTES: usize = 120;
@@ -37,7 +41,11 @@ pub(crate) async fn serve(
         // Streams would otherwise hold the server open for ever.
         stop.send_replace(true);
     };
-    let server = tonic::transport::Server::builder().add_service(service);
+    let server = tonic::transport::Server::builder()
+        // A client whose host vanished would keep its place for ever.
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .add_service(service);
     if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopping).await {
         tracing::error!(%error, "the clients' port is no longer served");
     }
@@ -91,7 +99,7 @@ impl Front {
         match translate::work(call.operation, self.cell.name())? {
             Work::Read(read) => {
                 self.cell.barrier(Vec::new(), deadline).await.map_err(|error| translate::undone(&error))?;
-                Ok(self.cell.read(|state| translate::read(state, &read)))
+                Ok(translate::read(&self.cell.view(), &read))
             }
             Work::Write(command) => {
                 let identity = match call.idempotency_key.is_empty() {
@@ -99,7 +107,9 @@ impl Front {
                     false => translate::caller_key(&call.idempotency_key),
                 };
                 let outcome = self.cell.propose(&Request { identity, command }, deadline).await;
-                outcome.map(translate::outcome).map_err(|error| translate::undone(&error))
+                outcome
+                    .map(|outcome| translate::outcome(outcome, false))
+                    .map_err(|error| translate::undone(&error))
             }
         }
     }

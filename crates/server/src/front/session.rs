@@ -3,14 +3,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use bramah_cell::{Cell, ProposeError, Requests};
+use bramah_cell::{Cell, Outcomes, ProposeError, Requests};
 use bramah_machine::{
-    Answer, Command, EndSession, Identity, MAX_BATCH_REQUESTS, OpenSession, Outcome, Refusal, Request,
-    SessionId,
+    Answer, Command, EndSession, Identity, MAX_BATCH_REQUESTS, OpenSession, Refusal, Request, SessionId,
+    State,
 };
 use bramah_wire::limits::{MAX_CALLS_PER_MESSAGE, MAX_IN_FLIGHT_PER_SESSION};
 use bramah_wire::v1;
@@ -29,6 +29,10 @@ const DEFAULT_LEASE_MS: u32 = 12_000;
 /// How long a stream may take to say what session it is for.
 const OPEN_LIMIT: Duration = Duration::from_millis(2_500);
 
+/// Calls of a stream that may be in flight. Twice the client's own bound: after a reconnect the calls of the
+/// old stream may still be under way.
+const MAX_IN_FLIGHT: usize = 2 * MAX_IN_FLIGHT_PER_SESSION;
+
 /// How long a KeepAlive waits for the leader. It is answered in any case: the client takes silence for a
 /// dead replica.
 const KEEP_ALIVE_LIMIT: Duration = Duration::from_secs(1);
@@ -42,9 +46,12 @@ const REPLY_ANSWERS: usize = 4_096;
 /// Requests handed over together: several such submissions fit in one log entry.
 const SUBMISSION_BYTES: usize = 256 << 10;
 
-/// What the stream's tasks have for the client. Bounded by the calls that the session may have in flight.
+/// What the stream's tasks have for the client. Bounded by the calls that the session may have in flight:
+/// a call is in flight until its answer is handed to the stream.
 enum Out {
-    Outcomes(Vec<u64>, Result<Vec<Outcome>, ProposeError>),
+    Outcomes(Vec<u64>, Result<Outcomes, ProposeError>),
+    /// Looked up in the view when there is room for the answer.
+    Reads(Vec<(u64, Read)>, Arc<State>),
     Answers(Vec<v1::Answer>),
     Lease(u32),
     Leader(v1::Leader),
@@ -64,6 +71,8 @@ pub(super) async fn serve(
         .ok_or_else(|| Status::invalid_argument("a session's stream must begin with `open`"))?;
     let opened = open(&cell, &first).await;
     let (sender, receiver) = mpsc::unbounded_channel();
+    let in_flight: Arc<AtomicUsize> = Arc::default();
+    let keeping_alive: Arc<AtomicBool> = Arc::default();
     let head = match opened {
         Ok(opened) => {
             let session = Session {
@@ -71,7 +80,8 @@ pub(super) async fn serve(
                 id: SessionId(opened.session),
                 lease_ms: opened.lease_ms,
                 out: sender,
-                in_flight: Arc::default(),
+                in_flight: Arc::clone(&in_flight),
+                keeping_alive: Arc::clone(&keeping_alive),
             };
             tokio::spawn(session.run(first, requests, stop));
             let leader = Some(leader(&cell));
@@ -84,7 +94,7 @@ pub(super) async fn serve(
         }
         Err(failure) => v1::SessionReply { ended: Some(failure), ..v1::SessionReply::default() },
     };
-    Ok(replies(head, receiver))
+    Ok(replies(head, receiver, in_flight, keeping_alive))
 }
 
 async fn open(cell: &Cell, first: &v1::SessionRequest) -> Result<v1::Opened, v1::Failure> {
@@ -119,7 +129,8 @@ async fn start(
         command: Command::OpenSession(OpenSession { lease_ms, client: open.client.clone() }),
     };
     match cell.propose(&request, deadline).await {
-        Ok(Ok(Answer::SessionOpened { session, lease_ms })) => Ok((session, lease_ms)),
+        // This may be a repeat, long after the first: the lease begins now.
+        Ok(Ok(Answer::SessionOpened { session, .. })) => resume(cell, session, deadline).await,
         Ok(Ok(_)) => Err(translate::invalid("`open.nonce` was used for something else")),
         Ok(Err(refusal)) => Err(translate::refused(&refusal)),
         Err(error) => Err(translate::undone(&error)),
@@ -163,10 +174,12 @@ pub(super) fn leader(cell: &Cell) -> v1::Leader {
 fn replies(
     head: v1::SessionReply,
     mut receiver: mpsc::UnboundedReceiver<Out>,
+    in_flight: Arc<AtomicUsize>,
+    keeping_alive: Arc<AtomicBool>,
 ) -> impl Stream<Item = Result<v1::SessionReply, Status>> + Send {
     let mut head = Some(head);
     let mut gathered = Vec::new();
-    let mut packer = Packer::default();
+    let mut packer = Packer { in_flight, keeping_alive, ..Packer::default() };
     futures_util::stream::poll_fn(move |cx| {
         if let Some(head) = head.take() {
             return Poll::Ready(Some(Ok(head)));
@@ -182,11 +195,30 @@ fn replies(
     })
 }
 
+/// An answer, or what it takes to make it.
+enum Ready {
+    Answer(v1::Answer),
+    Read(u64, Read, Arc<State>),
+}
+
+impl Ready {
+    fn answer(self) -> v1::Answer {
+        match self {
+            Ready::Answer(answer) => answer,
+            Ready::Read(number, read, view) => {
+                v1::Answer { number, outcome: Some(translate::read(&view, &read)) }
+            }
+        }
+    }
+}
+
 /// Makes replies of bounded size out of what was gathered.
 #[derive(Default)]
 struct Packer {
     reply: v1::SessionReply,
-    answers: VecDeque<v1::Answer>,
+    answers: VecDeque<Ready>,
+    in_flight: Arc<AtomicUsize>,
+    keeping_alive: Arc<AtomicBool>,
     something: bool,
 }
 
@@ -199,24 +231,33 @@ impl Packer {
         self.something = true;
         match out {
             Out::Outcomes(numbers, outcomes) => self.put_outcomes(numbers, outcomes),
-            Out::Answers(answers) => self.answers.extend(answers),
-            Out::Lease(lease_ms) => self.reply.lease_ms = lease_ms,
+            Out::Reads(reads, view) => {
+                let ready = |(number, read)| Ready::Read(number, read, Arc::clone(&view));
+                self.answers.extend(reads.into_iter().map(ready));
+            }
+            Out::Answers(answers) => self.answers.extend(answers.into_iter().map(Ready::Answer)),
+            Out::Lease(lease_ms) => {
+                self.keeping_alive.store(false, Ordering::Relaxed);
+                self.reply.lease_ms = lease_ms;
+            }
             Out::Leader(leader) => self.reply.leader = Some(leader),
             Out::Ended(failure) => self.reply.ended = Some(failure),
         }
     }
 
-    fn put_outcomes(&mut self, numbers: Vec<u64>, outcomes: Result<Vec<Outcome>, ProposeError>) {
+    fn put_outcomes(&mut self, numbers: Vec<u64>, outcomes: Result<Outcomes, ProposeError>) {
         match outcomes {
-            Ok(outcomes) => {
-                self.answers.extend(numbers.into_iter().zip(outcomes).map(|(number, outcome)| v1::Answer {
-                    number,
-                    outcome: Some(translate::outcome(outcome)),
-                }))
+            Ok(Outcomes { list, tried_before }) => {
+                let answer = |(number, outcome)| {
+                    let outcome = Some(translate::outcome(outcome, tried_before));
+                    Ready::Answer(v1::Answer { number, outcome })
+                };
+                self.answers.extend(numbers.into_iter().zip(list).map(answer));
             }
             Err(error) => {
                 let failure = translate::undone(&error);
-                self.answers.extend(numbers.into_iter().map(|number| failed(number, failure.clone())));
+                let answer = |number| Ready::Answer(failed(number, failure.clone()));
+                self.answers.extend(numbers.into_iter().map(answer));
             }
         }
     }
@@ -225,13 +266,16 @@ impl Packer {
     /// said to be over before its calls are answered.
     fn pack(&mut self) -> v1::SessionReply {
         let mut bytes = 0;
-        let fits = self.answers.iter().take(REPLY_ANSWERS).take_while(|answer| {
-            let before = bytes;
-            bytes += contents_bytes(answer);
-            before < REPLY_BYTES
-        });
-        let count = fits.count();
-        let answers = self.answers.drain(..count).collect();
+        let mut answers = Vec::new();
+        while bytes < REPLY_BYTES
+            && answers.len() < REPLY_ANSWERS
+            && let Some(ready) = self.answers.pop_front()
+        {
+            let answer = ready.answer();
+            bytes += contents_bytes(&answer);
+            answers.push(answer);
+        }
+        self.in_flight.fetch_sub(answers.len(), Ordering::Relaxed);
         if !self.answers.is_empty() {
             return v1::SessionReply { answers, ..v1::SessionReply::default() };
         }
@@ -254,7 +298,9 @@ struct Session {
     id: SessionId,
     lease_ms: u32,
     out: mpsc::UnboundedSender<Out>,
+    /// Calls that were taken and whose answers the stream has not taken yet.
     in_flight: Arc<AtomicUsize>,
+    keeping_alive: Arc<AtomicBool>,
 }
 
 /// Writes of one message that share a deadline.
@@ -283,6 +329,10 @@ impl Session {
                     Ok(Some(message)) if message.open.is_some() => return self.refuse("`open` came twice on one stream"),
                     Ok(Some(message)) if message.calls.len() > MAX_CALLS_PER_MESSAGE => {
                         return self.refuse("more than 4,096 calls in one message: send several messages");
+                    }
+                    // Even refusals take memory until they are read.
+                    Ok(Some(_)) if self.in_flight.load(Ordering::Relaxed) > 2 * MAX_IN_FLIGHT => {
+                        return self.refuse("calls come faster than their answers are read");
                     }
                     Ok(Some(message)) => if self.take(message) {
                         return self.finish().await;
@@ -325,7 +375,8 @@ impl Session {
 
     /// Takes up a message. Says whether the client wants the session ended.
     fn take(&self, message: v1::SessionRequest) -> bool {
-        if message.keep_alive {
+        // One at a time, until its answer is read: it answers those that were asked for meanwhile too.
+        if message.keep_alive && !self.keeping_alive.swap(true, Ordering::Relaxed) {
             tokio::spawn(keep_alive(self.cell.clone(), self.id, self.lease_ms, self.out.clone()));
         }
         self.take_calls(message.calls, message.confirmed);
@@ -337,13 +388,9 @@ impl Session {
         let mut reads = Vec::new();
         let mut refused = Vec::new();
         for call in calls {
-            let work = match self.admit(call.number) {
-                Ok(()) => translate::work(call.operation, self.cell.name()),
-                Err(failure) => {
-                    refused.push(failed(call.number, failure));
-                    continue;
-                }
-            };
+            self.in_flight.fetch_add(1, Ordering::Relaxed);
+            let work =
+                self.admit(call.number).and_then(|()| translate::work(call.operation, self.cell.name()));
             match work {
                 Ok(Work::Read(read)) => reads.push((call.number, call.deadline_ms, read)),
                 Ok(Work::Write(command)) => {
@@ -353,14 +400,10 @@ impl Session {
                         self.submit(std::mem::take(&mut writes));
                     }
                     if let Err(error) = writes.push(call.number, call.deadline_ms, &request) {
-                        self.in_flight.fetch_sub(1, Ordering::Relaxed);
                         refused.push(failed(call.number, translate::invalid(&error.to_string())));
                     }
                 }
-                Err(failure) => {
-                    self.in_flight.fetch_sub(1, Ordering::Relaxed);
-                    refused.push(failed(call.number, failure));
-                }
+                Err(failure) => refused.push(failed(call.number, failure)),
             }
         }
         self.submit(writes);
@@ -374,10 +417,8 @@ impl Session {
         if number == 0 {
             return Err(translate::invalid("calls are numbered from 1"));
         }
-        // Twice the client's own bound: after a reconnect the calls of the old stream may still be under way.
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= 2 * MAX_IN_FLIGHT_PER_SESSION {
-            self.in_flight.fetch_sub(1, Ordering::Relaxed);
-            let waiting = 2 * MAX_IN_FLIGHT_PER_SESSION;
+        let waiting = self.in_flight.load(Ordering::Relaxed);
+        if waiting > MAX_IN_FLIGHT {
             return Err(translate::undone(&ProposeError::Overloaded { waiting, retry_after_ms: 50 }));
         }
         Ok(())
@@ -387,12 +428,9 @@ impl Session {
         if writes.requests.is_empty() {
             return;
         }
-        let (out, in_flight) = (self.out.clone(), Arc::clone(&self.in_flight));
+        let out = self.out.clone();
         let numbers = writes.numbers;
-        let done = Box::new(move |outcomes| {
-            in_flight.fetch_sub(numbers.len(), Ordering::Relaxed);
-            let _ = out.send(Out::Outcomes(numbers, outcomes));
-        });
+        let done = Box::new(move |outcomes| drop(out.send(Out::Outcomes(numbers, outcomes))));
         self.cell.submit(writes.requests, translate::deadline(writes.deadline_ms), done);
     }
 
@@ -401,25 +439,21 @@ impl Session {
         if reads.is_empty() {
             return;
         }
-        let (cell, out, in_flight) = (self.cell.clone(), self.out.clone(), Arc::clone(&self.in_flight));
+        let (cell, out) = (self.cell.clone(), self.out.clone());
         tokio::spawn(async move {
             let longest = reads.iter().map(|(_, deadline_ms, _)| *deadline_ms).max().unwrap_or(0);
             let passed = cell.barrier(Vec::new(), translate::deadline(longest)).await;
-            in_flight.fetch_sub(reads.len(), Ordering::Relaxed);
             let answers = match passed {
-                Ok(_) => cell.read(|state| {
-                    let answer = |(number, _, read): &(u64, u32, Read)| v1::Answer {
-                        number: *number,
-                        outcome: Some(translate::read(state, read)),
-                    };
-                    reads.iter().map(answer).collect()
-                }),
+                Ok(_) => {
+                    let reads = reads.into_iter().map(|(number, _, read)| (number, read)).collect();
+                    Out::Reads(reads, Arc::new(cell.view()))
+                }
                 Err(error) => {
                     let failure = translate::undone(&error);
-                    reads.iter().map(|(number, ..)| failed(*number, failure.clone())).collect()
+                    Out::Answers(reads.iter().map(|(number, ..)| failed(*number, failure.clone())).collect())
                 }
             };
-            let _ = out.send(Out::Answers(answers));
+            let _ = out.send(answers);
         });
     }
 }

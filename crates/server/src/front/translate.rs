@@ -141,8 +141,8 @@ fn stat(stat: &Stat) -> v1::Stat {
     }
 }
 
-/// What the machine said, as it travels.
-pub(crate) fn outcome(outcome: Outcome) -> v1::Outcome {
+/// What the machine said, as it travels. `tried_before`: another copy of the command may have been done.
+pub(crate) fn outcome(outcome: Outcome, tried_before: bool) -> v1::Outcome {
     let reply = match outcome {
         Ok(Answer::Written { generation, revision, created }) => {
             Reply::Written(v1::Written { generation, revision, created })
@@ -153,7 +153,15 @@ pub(crate) fn outcome(outcome: Outcome) -> v1::Outcome {
             Code::Internal,
             "an answer about a session where none was asked for".to_owned(),
         )),
-        Err(refusal) => Reply::Failure(refused(&refusal)),
+        Err(refusal) => {
+            // Only the end of the session hides what became of the other copy: else its answer came again.
+            let hidden = tried_before && matches!(refusal, Refusal::SessionExpired { .. });
+            let failure = refused(&refusal);
+            Reply::Failure(v1::Failure {
+                may_have_been_done: failure.may_have_been_done || hidden,
+                ..failure
+            })
+        }
     };
     v1::Outcome { outcome: Some(reply) }
 }
@@ -224,6 +232,11 @@ pub(crate) fn undone(error: &ProposeError) -> v1::Failure {
         }
         ProposeError::Stopping { .. } => (Code::Unavailable, 1),
         ProposeError::Deadline { .. } => (Code::DeadlineExceeded, 0),
+        ProposeError::Unreadable { .. } => (Code::Internal, 0),
+        ProposeError::Uncertain(last) => {
+            let last = undone(last);
+            (last.code(), last.retry_after_ms)
+        }
     };
     let may_have_been_done = error.may_have_been_done();
     v1::Failure { may_have_been_done, retry_after_ms, ..failure(code, error.to_string()) }

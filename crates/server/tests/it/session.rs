@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 
 use bramah_wire::v1;
 use bramah_wire::v1::failure::Code;
+use bramah_wire::v1::operation::Operation;
 
 use crate::raw::{alone, call, counter, failure, get_counter, increment, set};
 
@@ -165,4 +166,22 @@ async fn garbage_on_the_clients_port_disturbs_nobody() {
     }
     stream.send(vec![call(1, increment("/hits", 1))], 0);
     assert_eq!(counter(&stream.answers(1).await[0].1), 1);
+}
+
+/// Spec G-11: many large answers asked for in one message come in replies of bounded size.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_answers_are_spread_over_replies() {
+    let alone = alone().await;
+    let (mut stream, _) = alone.new_session().await;
+    stream.send((1..=1_000).map(|number| call(number, set(&format!("/{number:0>200}"), 1))).collect(), 0);
+    stream.answers(1_000).await;
+    let list = || Operation::ReadDirectory(v1::ReadDirectory { path: "/".to_owned(), ..Default::default() });
+    stream.send((1_001..=1_100).map(|number| call(number, list())).collect(), 1_000);
+    let (mut answered, mut replies) = (0, 0);
+    while answered < 100 {
+        let answers = stream.reply().await.answers;
+        assert!(answers.len() <= 20, "{} pages of 1,000 entries in one reply", answers.len());
+        (answered, replies) = (answered + answers.len(), replies + 1);
+    }
+    assert!(replies >= 5, "{replies} replies");
 }
