@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -32,6 +32,9 @@ const OPEN_LIMIT: Duration = Duration::from_millis(2_500);
 /// Calls of a stream that may be in flight. Twice the client's own bound: after a reconnect the calls of the
 /// old stream may still be under way.
 const MAX_IN_FLIGHT: usize = 2 * MAX_IN_FLIGHT_PER_SESSION;
+
+/// KeepAlives of a stream that may be unanswered; more are ignored. A client has one or two.
+const MAX_KEEP_ALIVES: usize = 64;
 
 /// How long a KeepAlive waits for the leader. It is answered in any case: the client takes silence for a
 /// dead replica.
@@ -72,7 +75,7 @@ pub(super) async fn serve(
     let opened = open(&cell, &first).await;
     let (sender, receiver) = mpsc::unbounded_channel();
     let in_flight: Arc<AtomicUsize> = Arc::default();
-    let keeping_alive: Arc<AtomicBool> = Arc::default();
+    let keep_alives: Arc<AtomicUsize> = Arc::default();
     let head = match opened {
         Ok(opened) => {
             let session = Session {
@@ -81,7 +84,7 @@ pub(super) async fn serve(
                 lease_ms: opened.lease_ms,
                 out: sender,
                 in_flight: Arc::clone(&in_flight),
-                keeping_alive: Arc::clone(&keeping_alive),
+                keep_alives: Arc::clone(&keep_alives),
             };
             tokio::spawn(session.run(first, requests, stop));
             let leader = Some(leader(&cell));
@@ -94,7 +97,7 @@ pub(super) async fn serve(
         }
         Err(failure) => v1::SessionReply { ended: Some(failure), ..v1::SessionReply::default() },
     };
-    Ok(replies(head, receiver, in_flight, keeping_alive))
+    Ok(replies(head, receiver, in_flight, keep_alives))
 }
 
 async fn open(cell: &Cell, first: &v1::SessionRequest) -> Result<v1::Opened, v1::Failure> {
@@ -175,11 +178,11 @@ fn replies(
     head: v1::SessionReply,
     mut receiver: mpsc::UnboundedReceiver<Out>,
     in_flight: Arc<AtomicUsize>,
-    keeping_alive: Arc<AtomicBool>,
+    keep_alives: Arc<AtomicUsize>,
 ) -> impl Stream<Item = Result<v1::SessionReply, Status>> + Send {
     let mut head = Some(head);
     let mut gathered = Vec::new();
-    let mut packer = Packer { in_flight, keeping_alive, ..Packer::default() };
+    let mut packer = Packer { in_flight, keep_alives, ..Packer::default() };
     futures_util::stream::poll_fn(move |cx| {
         if let Some(head) = head.take() {
             return Poll::Ready(Some(Ok(head)));
@@ -217,14 +220,16 @@ impl Ready {
 struct Packer {
     reply: v1::SessionReply,
     answers: VecDeque<Ready>,
+    /// One a reply.
+    leases: VecDeque<u32>,
     in_flight: Arc<AtomicUsize>,
-    keeping_alive: Arc<AtomicBool>,
+    keep_alives: Arc<AtomicUsize>,
     something: bool,
 }
 
 impl Packer {
     fn is_empty(&self) -> bool {
-        self.answers.is_empty() && !self.something
+        self.answers.is_empty() && self.leases.is_empty() && !self.something
     }
 
     fn put(&mut self, out: Out) {
@@ -236,10 +241,7 @@ impl Packer {
                 self.answers.extend(reads.into_iter().map(ready));
             }
             Out::Answers(answers) => self.answers.extend(answers.into_iter().map(Ready::Answer)),
-            Out::Lease(lease_ms) => {
-                self.keeping_alive.store(false, Ordering::Relaxed);
-                self.reply.lease_ms = lease_ms;
-            }
+            Out::Lease(lease_ms) => self.leases.push_back(lease_ms),
             Out::Leader(leader) => self.reply.leader = Some(leader),
             Out::Ended(failure) => self.reply.ended = Some(failure),
         }
@@ -276,11 +278,15 @@ impl Packer {
             answers.push(answer);
         }
         self.in_flight.fetch_sub(answers.len(), Ordering::Relaxed);
-        if !self.answers.is_empty() {
-            return v1::SessionReply { answers, ..v1::SessionReply::default() };
+        let lease_ms = self.leases.pop_front().inspect(|_| {
+            self.keep_alives.fetch_sub(1, Ordering::Relaxed);
+        });
+        let lease_ms = lease_ms.unwrap_or(0);
+        if !self.answers.is_empty() || !self.leases.is_empty() {
+            return v1::SessionReply { answers, lease_ms, ..v1::SessionReply::default() };
         }
         self.something = false;
-        v1::SessionReply { answers, ..std::mem::take(&mut self.reply) }
+        v1::SessionReply { answers, lease_ms, ..std::mem::take(&mut self.reply) }
     }
 }
 
@@ -300,7 +306,7 @@ struct Session {
     out: mpsc::UnboundedSender<Out>,
     /// Calls that were taken and whose answers the stream has not taken yet.
     in_flight: Arc<AtomicUsize>,
-    keeping_alive: Arc<AtomicBool>,
+    keep_alives: Arc<AtomicUsize>,
 }
 
 /// Writes of one message that share a deadline.
@@ -375,8 +381,10 @@ impl Session {
 
     /// Takes up a message. Says whether the client wants the session ended.
     fn take(&self, message: v1::SessionRequest) -> bool {
-        // One at a time, until its answer is read: it answers those that were asked for meanwhile too.
-        if message.keep_alive && !self.keeping_alive.swap(true, Ordering::Relaxed) {
+        // Each gets an answer of its own: the client counts its lease from the ask that was answered.
+        // Only this task adds to the count, so nothing gets between the look and the addition.
+        if message.keep_alive && self.keep_alives.load(Ordering::Relaxed) < MAX_KEEP_ALIVES {
+            self.keep_alives.fetch_add(1, Ordering::Relaxed);
             tokio::spawn(keep_alive(self.cell.clone(), self.id, self.lease_ms, self.out.clone()));
         }
         self.take_calls(message.calls, message.confirmed);

@@ -83,6 +83,25 @@ async fn a_keep_alive_extends_the_lease() {
     }
 }
 
+/// Spec S-2: as many KeepAlives as are asked for are answered, each by a reply of its own: the client counts
+/// its lease from the ask that was answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_keep_alive_is_answered_once() {
+    let alone = alone().await;
+    let (mut stream, _) = alone.new_session().await;
+    for _ in 0..20 {
+        let ask = v1::SessionRequest { keep_alive: true, ..v1::SessionRequest::default() };
+        stream.requests.send(ask).expect("it goes on");
+    }
+    let mut answered = 0;
+    while answered < 20 {
+        answered += usize::from(stream.reply().await.lease_ms != 0);
+    }
+    stream.send(vec![call(1, increment("/hits", 1))], 0);
+    let reply = stream.reply().await;
+    assert_eq!((reply.lease_ms, reply.answers.len()), (0, 1), "no answer nobody asked for");
+}
+
 /// A client that breaks the protocol is told so, and only its own stream ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn protocol_errors_end_one_stream() {
