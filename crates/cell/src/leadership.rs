@@ -94,8 +94,10 @@ fn seen_now(raft: &CellRaft, heard: &LastHeard, silence: Duration) -> Leadership
     let acked = raft.metrics().borrow_watched().last_quorum_acked;
     let metrics = raft.server_metrics();
     let metrics = metrics.borrow_watched();
+    let alone = metrics.membership_config.membership().voter_ids().all(|voter| voter == metrics.id);
     let alive = |id: &ReplicaId| match *id == metrics.id {
-        true => acked.is_none_or(|acked| acked.elapsed() < silence),
+        // Alone it is its own majority, which it never has to ask.
+        true => alone || acked.is_none_or(|acked| acked.elapsed() < silence),
         false => heard.ago() < silence,
     };
     let leader = metrics.current_leader.filter(alive).and_then(|id| {

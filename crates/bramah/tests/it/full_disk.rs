@@ -19,14 +19,17 @@ use crate::support::{Layout, PATIENCE, Replica, assert_fails, json, run, stderr}
 
 /// Room for the log that is kept behind a snapshot (32 MiB), and for what is written until it is noticed that the
 /// next one is due.
-const DISK_MEBIBYTES: u32 = 96;
+const DISK_MEBIBYTES: u32 = 128;
 /// What the rest of a disk is filled up with.
 const PAGE_BYTES: usize = 4096;
-const WRITERS: usize = 4;
-/// What each writer writes: four of them at once take less than the log keeps back for elections.
+/// What each writer writes.
 const FILE_BYTES: usize = 32 << 10;
+/// So many writes at once take less than a log of small segments keeps back for elections, 256 KiB,
+const FEW: usize = 4;
+/// and so many take more: then some wait for space, unanswered.
+const MANY: usize = 24;
 /// Between two writes of a writer, so that the disk doesn't get full of the log alone.
-const PACE: Duration = Duration::from_millis(5);
+const PACE: Duration = Duration::from_millis(20);
 /// Before a refused write is tried again.
 const REST: Duration = Duration::from_millis(20);
 /// A write under way when the disk gets full may be answered only after there is space again.
@@ -40,7 +43,7 @@ async fn a_cell_whose_disk_is_full_refuses_writes_until_there_is_space() {
     let name = "full_disk::a_cell_whose_disk_is_full_refuses_writes_until_there_is_space";
     let Some(mut cell) = SmallCell::start(name, 1).await else { return };
     let reader = cell.client().await;
-    let load = Load::start(&cell).await;
+    let load = Load::start(&cell, FEW).await;
     load.acknowledges(200).await;
 
     cell.disks[0].fill();
@@ -76,7 +79,7 @@ async fn a_follower_whose_disk_is_full_disturbs_nobody() {
     let Some(mut cell) = SmallCell::start(name, 3).await else { return };
     let leader = cell.leader().await;
     let follower = leader % 3 + 1;
-    let load = Load::start(&cell).await;
+    let load = Load::start(&cell, MANY).await;
     load.acknowledges(200).await;
 
     cell.disks[follower - 1].fill();
@@ -102,7 +105,7 @@ async fn a_leader_whose_disk_is_full_loses_nothing() {
     let Some(mut cell) = SmallCell::start(name, 3).await else { return };
     let leader = cell.leader().await;
     let reader = cell.client().await;
-    let load = Load::start(&cell).await;
+    let load = Load::start(&cell, FEW).await;
     load.acknowledges(200).await;
 
     cell.disks[leader - 1].fill();
@@ -143,7 +146,7 @@ async fn check_reads(cell: &SmallCell, reader: &Client, load: &Load) {
     let value = reader.counter(COUNTER).get().await.expect("reads go on");
     assert!(value >= acknowledged, "{value} is less than the {acknowledged} that were acknowledged before");
     let names = reader.list("/full").await.expect("reads go on");
-    assert_eq!(names.len(), 1 + WRITERS, "{names:?}");
+    assert_eq!(names.len(), 1 + FEW, "{names:?}");
     let status = json(&cell.run(&["--json", "status"]));
     assert!(status["leader"].is_u64(), "{status}");
 }
@@ -173,23 +176,24 @@ struct Shared {
     refused: AtomicU64,
     increments: AtomicU64,
     /// The number of the last write of each file that was acknowledged.
-    files: [AtomicU64; WRITERS],
+    files: Vec<AtomicU64>,
     failure: Mutex<Option<String>>,
 }
 
 /// What the cell must hold in the end.
 struct Promised {
     increments: u64,
-    files: [u64; WRITERS],
+    files: Vec<u64>,
 }
 
 impl Load {
-    async fn start(cell: &SmallCell) -> Self {
+    async fn start(cell: &SmallCell, count: usize) -> Self {
         let client = cell.client().await;
         client.mkdir_all("/full").await.expect("there is space");
-        let shared = Arc::new(Shared::default());
+        let files = std::iter::repeat_with(AtomicU64::default).take(count).collect();
+        let shared = Arc::new(Shared { files, ..Shared::default() });
         let mut writers = JoinSet::new();
-        for writer in 0..WRITERS {
+        for writer in 0..count {
             writers.spawn(Arc::clone(&shared).write(client.clone(), writer));
         }
         Self { shared, writers, client }
@@ -202,7 +206,7 @@ impl Load {
     fn promised(&self) -> Promised {
         Promised {
             increments: self.shared.increments.load(Ordering::Relaxed),
-            files: self.shared.files.each_ref().map(|file| file.load(Ordering::Relaxed)),
+            files: self.shared.files.iter().map(|file| file.load(Ordering::Relaxed)).collect(),
         }
     }
 
@@ -220,7 +224,7 @@ impl Load {
             if seen.0 != acknowledged {
                 seen = (acknowledged, self.refused());
             }
-            self.refused() >= seen.1 + 10 * WRITERS as u64
+            self.refused() >= seen.1 + 10 * self.shared.files.len() as u64
         })
         .await;
     }

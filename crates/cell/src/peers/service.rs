@@ -15,7 +15,7 @@ use futures_util::{Stream, StreamExt};
 use openraft::raft::AppendEntriesRequest;
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf, VoteOf};
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::forward::answer_forwards;
@@ -33,6 +33,9 @@ use crate::snapshot_store::{SnapshotFile, SnapshotStore};
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// How often it is looked whether a full disk keeps answers back.
+const SHORTAGE_TICK: Duration = Duration::from_millis(500);
 
 /// What other replicas may ask of this one.
 pub(crate) struct PeerService {
@@ -91,12 +94,47 @@ fn check_cell(ours: u64, theirs: u64) -> Result<(), Status> {
 /// Entries that would not fit are refused before the engine sees them: what it has taken it must keep, and
 /// the space that is left is for elections (spec G-8).
 fn check_space(log: &Log, rpc: &AppendEntriesRequest<TypeConfig>) -> Result<(), Status> {
-    match log.space() {
-        Space::Short { free, needed } if !rpc.entries.is_empty() => {
-            Err(Status::resource_exhausted(format!("the disk has {free} bytes free and needs {needed}")))
-        }
+    match shortage(log) {
+        Some(shortage) if !rpc.entries.is_empty() => Err(shortage),
         _ => Ok(()),
     }
+}
+
+fn shortage(log: &Log) -> Option<Status> {
+    match log.space() {
+        Space::Enough => None,
+        Space::Short { free, needed } => {
+            let message = format!("the disk has {free} bytes free and needs {needed}");
+            Some(Status::resource_exhausted(message))
+        }
+    }
+}
+
+/// Passes answers on until a full disk keeps them back. The leader purges no log that it believes to be under
+/// way (openraft's `try_purge_log`): if it waited for them, its own disk would get full next.
+fn end_when_short<T: Send>(
+    answers: impl Stream<Item = Result<T, Status>> + Send + Unpin,
+    log: Log,
+) -> impl Stream<Item = Result<T, Status>> + Send {
+    let mut tick = tokio::time::interval(SHORTAGE_TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    futures_util::stream::unfold(Some((answers, tick, true)), move |state| {
+        let log = log.clone();
+        async move {
+            let (mut answers, mut tick, mut answered) = state?;
+            loop {
+                tokio::select! {
+                    answer = answers.next() => return Some((answer?, Some((answers, tick, true)))),
+                    _ = tick.tick() => {
+                        if let Some(shortage) = shortage(&log).filter(|_| !answered) {
+                            return Some((Err(shortage), None));
+                        }
+                        answered = false;
+                    }
+                }
+            }
+        }
+    })
 }
 
 fn reply(cell_id: u64, body: &impl Serialize) -> Result<Response<PeerMessage>, Status> {
@@ -116,6 +154,8 @@ impl PeerApi for PeerService {
         let cell_id = self.cell_id;
         let (heard, readmission) = (Arc::clone(&self.heard), Arc::clone(&self.readmission));
         let log = self.log.clone();
+        let (refuse, refusal) = oneshot::channel();
+        let mut refuse = Some(refuse);
         let requests = request
             .into_inner()
             .map(move |message| {
@@ -127,24 +167,30 @@ impl PeerApi for PeerService {
                 check_space(&log, &rpc)?;
                 Ok(rpc)
             })
-            // A message that can't be read ends the stream: the leader begins another one.
-            .take_while(|rpc: &Result<_, Status>| {
-                match rpc {
-                    // Ten times a second as long as the disk is full; the log has said so once.
-                    Err(status) if status.code() == Code::ResourceExhausted => {
-                        tracing::debug!(%status, "a peer's stream of log entries ends");
+            // A message that can't be taken ends the stream: the leader begins another one.
+            .take_while(move |rpc: &Result<_, Status>| {
+                let Err(status) = rpc else { return std::future::ready(true) };
+                match status.code() {
+                    // Ten times a second while the disk is full, which the log says once.
+                    Code::ResourceExhausted => {
+                        tracing::debug!(%status, "a peer's stream of log entries ends")
                     }
-                    Err(status) => tracing::warn!(%status, "a peer's stream of log entries ends"),
-                    Ok(_) => {}
+                    _ => tracing::warn!(%status, "a peer's stream of log entries ends"),
                 }
-                std::future::ready(rpc.is_ok())
+                if let Some(refuse) = refuse.take() {
+                    let _ = refuse.send(status.clone());
+                }
+                std::future::ready(false)
             })
             .filter_map(|rpc| std::future::ready(rpc.ok()));
         let answers = self.raft.stream_append(requests).map(move |answer| {
             let answer = answer.map_err(internal)?;
             Ok(PeerMessage { cell_id, body: encode(&answer).map_err(internal)? })
         });
-        Ok(Response::new(answers.boxed()))
+        // Told why, the leader knows that nothing is under way here any more.
+        let refusal = futures_util::stream::once(refusal);
+        let refusal = refusal.filter_map(|refusal| std::future::ready(refusal.ok().map(Err)));
+        Ok(Response::new(end_when_short(answers.chain(refusal).boxed(), self.log.clone()).boxed()))
     }
 
     async fn heartbeat(&self, request: Request<PeerMessage>) -> Result<Response<PeerMessage>, Status> {

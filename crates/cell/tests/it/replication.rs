@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use bramah_cell::{ProposeError, Requests, StartError, Tuning};
-use bramah_machine::{Answer, Command, Identity, OpenSession, Request, SetContents};
+use bramah_machine::{Answer, Change, Command, Identity, OpenSession, Request, SetContents};
 use tokio::time::Instant;
 
 use crate::trio::{LIMIT, Trio, add, hits, increment, path, small};
@@ -223,6 +223,32 @@ async fn sessions_end_with_their_leases() {
     assert!(cell.read(|state| state.session(sessions[0]).is_some()));
     let barrier = cell.barrier(sessions.clone(), Instant::now() + LIMIT).await.expect("a majority runs");
     assert_eq!(barrier.lapsed, vec![sessions[1]]);
+}
+
+/// Spec E-1 in part, E-2: every replica tells of every change, in order, and whoever reads after an event sees
+/// the change or a later one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_come_after_their_change_at_every_replica() {
+    let trio = Trio::start(Tuning::default()).await;
+    trio.leader().await;
+    let listeners: Vec<_> = (1..=3).map(|id| (trio.cell(id).clone(), trio.cell(id).events())).collect();
+    for i in 1..=20 {
+        add(trio.cell(1 + i % 3), &format!("event {i}"), 1).await.expect("it is added");
+    }
+    for (cell, mut events) in listeners {
+        let mut values = Vec::new();
+        while values.last() != Some(&20) {
+            let arrived = tokio::time::timeout(LIMIT, events.recv()).await.expect("in time").expect("no gap");
+            let now = cell.read(|state| state.get_counter(&path("/hits")).map_or(0, |(value, _)| value));
+            for event in arrived.iter() {
+                if let Change::CounterChanged { value, .. } = event.change {
+                    assert!(value <= now, "the event of {value} came while a read showed {now}");
+                    values.push(value);
+                }
+            }
+        }
+        assert!(values.is_sorted(), "{values:?}");
+    }
 }
 
 /// Spec G-3: requests that wait together share log entries.

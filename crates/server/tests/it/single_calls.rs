@@ -85,3 +85,14 @@ async fn a_replica_tells_how_it_is() {
     assert!(status.digest.is_some() && status.log_bytes > 0 && status.disk_free_bytes > 0);
     assert_eq!(status.trouble, "");
 }
+
+/// A cell of one is its own majority: it goes on after it was left alone for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cell_of_one_stays_its_own_leader() {
+    let alone = alone().await;
+    assert_eq!(counter(&call(&alone, b"", increment("/hits", 1)).await), 1);
+    // Several times as long as a leader may be without word from others.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert!(alone.server.status().leadership.here);
+    assert_eq!(counter(&call(&alone, b"", increment("/hits", 1)).await), 2);
+}
