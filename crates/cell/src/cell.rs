@@ -407,8 +407,8 @@ impl Tasks {
         let stop = cell.inner.stop.subscribe();
         let max_connections = cell.tuning().max_peer_connections;
         let followed = self.leadership.subscribe();
-        let silence = cell.tuning().election_max * 2;
-        tokio::spawn(leadership::follow(cell.inner.raft.clone(), self.heard, silence, self.leadership));
+        let lease = cell.tuning().election_max;
+        tokio::spawn(leadership::follow(cell.inner.raft.clone(), self.heard, lease, self.leadership));
         tokio::spawn(self.router.run());
         tokio::spawn(self.barriers.run(self.barriers_asked));
         tokio::spawn(serve(self.service, listener, max_connections, stop.clone()));

@@ -52,17 +52,18 @@ impl LastHeard {
 }
 
 /// Republishes what openraft says of the leader whenever it changes, until openraft stops. A leader that was
-/// not heard of for `silence` is none.
+/// not heard of for twice `lease` is none; nor is this replica one whose majority was silent for one `lease`:
+/// before that nobody else can be elected, as the others promised (thesis §6.4.1).
 pub(crate) async fn follow(
     raft: CellRaft,
     heard: Arc<LastHeard>,
-    silence: Duration,
+    lease: Duration,
     publish: watch::Sender<Leadership>,
 ) {
     let mut metrics = raft.server_metrics();
     let mut seen = (0, 0);
     loop {
-        let now = seen_now(&raft, &heard, silence);
+        let now = seen_now(&raft, &heard, lease);
         publish.send_if_modified(|published| {
             let mut elections = published.elections;
             if let Some((id, _)) = &now.leader
@@ -76,7 +77,7 @@ pub(crate) async fn follow(
             *published = now;
             changed
         });
-        let changed = tokio::time::timeout(silence / 4, metrics.changed()).await;
+        let changed = tokio::time::timeout(lease / 8, metrics.changed()).await;
         if let Ok(Err(_)) = changed {
             publish.send_modify(|published| {
                 published.leader = None;
@@ -90,15 +91,15 @@ pub(crate) async fn follow(
 
 /// What the engine says now, less what it can't know: that the leader it names is silent, or that its own
 /// majority is (spec G-6).
-fn seen_now(raft: &CellRaft, heard: &LastHeard, silence: Duration) -> Leadership {
+fn seen_now(raft: &CellRaft, heard: &LastHeard, lease: Duration) -> Leadership {
     let acked = raft.metrics().borrow_watched().last_quorum_acked;
     let metrics = raft.server_metrics();
     let metrics = metrics.borrow_watched();
     let alone = metrics.membership_config.membership().voter_ids().all(|voter| voter == metrics.id);
     let alive = |id: &ReplicaId| match *id == metrics.id {
         // Alone it is its own majority, which it never has to ask.
-        true => alone || acked.is_none_or(|acked| acked.elapsed() < silence),
-        false => heard.ago() < silence,
+        true => alone || acked.is_none_or(|acked| acked.elapsed() < lease),
+        false => heard.ago() < lease * 2,
     };
     let leader = metrics.current_leader.filter(alive).and_then(|id| {
         let member = metrics.membership_config.membership().get_node(&id)?;

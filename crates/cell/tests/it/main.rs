@@ -1,5 +1,6 @@
 //! Tests of the cell from outside.
 
+mod cut;
 mod repair;
 mod replication;
 mod storage;

@@ -167,6 +167,44 @@ async fn without_a_majority_calls_end_at_their_deadline() {
     assert_eq!(hits(trio.cell(left)).await, 2);
 }
 
+/// Spec G-6: a replica that was cut off for many election timeouts deposes nobody when it comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_was_cut_off_deposes_nobody() {
+    let trio = Trio::start(Tuning::default()).await;
+    let before = trio.leader().await;
+    let away = trio.follower_id().await;
+    trio.cable(away).pull();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let leader = before.leader.as_ref().expect("there is a leader").0;
+    add(trio.cell(leader), "meanwhile", 1).await.expect("it is added");
+    trio.cable(away).plug();
+    assert_eq!(hits(trio.cell(away)).await, 1, "it is back");
+    let after = trio.leader().await;
+    assert_eq!((after.term, after.leader), (before.term, before.leader));
+}
+
+/// Spec G-6: a leader that is cut off has ceased to be one before another leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_steps_down_first() {
+    let trio = Trio::start(Tuning::default()).await;
+    let old = trio.leader_id().await;
+    add(trio.cell(old), "before", 1).await.expect("it is added");
+    trio.cable(old).pull();
+    let mut others: Vec<_> = (1..=3).filter(|id| *id != old).map(|id| trio.cell(id).leadership()).collect();
+    let (first, second) = others.split_at_mut(1);
+    let elected = async {
+        tokio::select! {
+            elected = first[0].wait_for(|now| now.here) => elected.map(|_| ()),
+            elected = second[0].wait_for(|now| now.here) => elected.map(|_| ()),
+        }
+    };
+    tokio::time::timeout(LIMIT, elected).await.expect("another is elected").expect("the replicas run");
+    assert!(!trio.cell(old).leadership().borrow().here, "two replicas call themselves the leader");
+    trio.cable(old).plug();
+    add(trio.cell(old), "after", 1).await.expect("it follows now");
+    assert_eq!(hits(trio.cell(old)).await, 2);
+}
+
 /// Spec G-6, S-6: a leader that loses its majority with a call under way answers at the call's own deadline
 /// that it may have been done, stops calling itself the leader, and the retry counts once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,9 +9,10 @@ use bramah_cell::{
     Cell, CellConfig, Leadership, LogOptions, Member, ReplicaId, StartError, Tuning, WallClock, World,
 };
 use bramah_machine::{Command, Identity, Increment, Outcome, Path, Request};
-use bramah_wire::transport::Tcp;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
+
+use crate::cut::Cable;
 
 /// How long anything in these tests may take: generous, because two cores may be shared by many.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -36,6 +37,7 @@ pub(crate) struct Trio {
     pub(crate) members: Vec<(ReplicaId, Member)>,
     pub(crate) tuning: Tuning,
     replicas: Vec<Option<Replica>>,
+    cables: [Cable; 3],
 }
 
 /// Ports that nobody listens on now.
@@ -79,11 +81,17 @@ impl Trio {
             })
             .collect();
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut trio = Trio { folder, members, tuning, replicas: vec![None, None, None] };
+        let mut trio =
+            Trio { folder, members, tuning, replicas: vec![None, None, None], cables: Default::default() };
         for id in 1..=3 {
             trio.start_replica(id).await.expect("a new cell starts");
         }
         trio
+    }
+
+    /// What connects a replica with the others.
+    pub(crate) fn cable(&self, id: ReplicaId) -> &Cable {
+        &self.cables[id as usize - 1]
     }
 
     pub(crate) fn data(&self, id: ReplicaId) -> PathBuf {
@@ -112,7 +120,11 @@ impl Trio {
         };
         change(&mut config);
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let world = World { disk: Arc::new(RealDisk), transport: Arc::new(Tcp), clock: WallClock::system() };
+        let world = World {
+            disk: Arc::new(RealDisk),
+            transport: Arc::new(self.cable(id).clone()),
+            clock: WallClock::system(),
+        };
         match runtime.spawn(Cell::start(config, world)).await.expect("starting does not panic") {
             Ok(cell) => {
                 self.replicas[id as usize - 1] = Some(Replica { cell, runtime });
