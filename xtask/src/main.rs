@@ -6,6 +6,7 @@
 mod bench;
 mod licences;
 mod processes;
+mod storm;
 mod test;
 mod test_output;
 mod tidy;
@@ -32,7 +33,15 @@ Usage: cargo xtask COMMAND [OPTIONS]
                          --json       one object on one line at the end
   soak [--minutes M]   three replicas under full load without faults: elections, memory and disk over time
                          --minutes M  (10)
-                         --json       one object on one line at the end";
+                         --json       one object on one line at the end
+  storm [--minutes M]  simulated cells under faults, a process a seed, on all cores; every answer is checked
+                         --minutes M  with fresh seeds for so long; else seeds 1 to N
+                         --seeds N    (64)
+                         --seed S     one seed again, with a picture of what happened
+                         --bugs       plant each known bug, and see that the storm finds it
+                         --jobs N     at once (as many as there are cores)
+                         --json       one object on one line at the end
+                         --faults A,B --seconds S --replicas N --think MS --bug NAME: as `bramah-storm --help` says";
 
 fn main() -> ExitCode {
     match run(lexopt::Parser::from_env()) {
@@ -57,6 +66,7 @@ fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
         Some("licences") => licences::run(arguments),
         Some("bench") => bench::run(arguments),
         Some("soak") => bench::soak::run(arguments),
+        Some("storm") => storm::run(arguments),
         Some("help") => help(),
         _ => bail!("there is no command {command:?}\n\n{USAGE}"),
     }

@@ -12,7 +12,7 @@ use lexopt::Arg::Long;
 
 use crate::processes::{self, Process};
 use crate::test_output::TestOutput;
-use crate::{licences, tidy, workspace};
+use crate::{licences, storm, tidy, workspace};
 
 /// The longest that cargo may print nothing at all: a test that hangs says nothing for ever.
 const LONGEST_SILENCE: Duration = Duration::from_secs(10 * 60);
@@ -70,6 +70,11 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
         steps.push(step("clippy", || rustup_component(&root, "clippy", "clippy", &lints)));
     }
     steps.push(step("tests", || tests(&root)));
+    if quick {
+        steps.push(step("storm", || Outcome::left_out("storm", "--quick")));
+    } else {
+        steps.push(step("storm", || the_storm(&root)));
+    }
     Ok(summary(&steps))
 }
 
@@ -109,6 +114,17 @@ fn problems(name: &str, found: Result<Vec<String>>) -> Outcome {
         say(&format!("{name}: {problem}"));
     }
     Outcome::of_one(name, found.is_empty())
+}
+
+/// Simulated cells under faults; `cargo xtask storm` does more of the same.
+fn the_storm(root: &Path) -> Outcome {
+    match storm::fixed_share(root) {
+        Ok((passed, failures)) => Outcome { passed, failures, ..Outcome::default() },
+        Err(error) => {
+            say(&format!("storm: {error:#}"));
+            Outcome::of_one("storm", false)
+        }
+    }
 }
 
 /// All tests of all crates. `--show-output`, because a test that leaves itself out says so on its standard output.

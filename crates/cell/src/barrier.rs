@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bramah_machine::planted::{self, Bug};
 use bramah_machine::SessionId;
 use openraft::ReadPolicy;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -102,6 +103,9 @@ impl Barriers {
         let sessions: Vec<SessionId> =
             requests.iter().flat_map(|r| r.sessions_alive.iter().copied()).collect();
         let attempt = async {
+            if planted::is(Bug::StaleRead) && sessions.is_empty() {
+                return Ok(Barrier::default());
+            }
             if leadership.here {
                 self.pass_here(leadership.term, sessions).await
             } else if let Some((id, member)) = leadership.leader {
@@ -121,15 +125,21 @@ impl Barriers {
     }
 
     async fn pass_here(&self, term: u64, sessions: Vec<SessionId>) -> Result<Barrier, ProposeError> {
-        let (read_log_id, _) =
-            self.raft.get_read_log_id(ReadPolicy::ReadIndex).await.map_err(|_| ProposeError::NotLeader)?;
-        let index = read_log_id.index();
+        let index = match planted::is(Bug::DeposedLeaderRead) {
+            true => 0,
+            false => self.read_index().await?,
+        };
         self.wait_applied(index).await;
         let lapsed = match sessions.is_empty() {
             true => Vec::new(),
             false => self.machine.read(|state| self.leases.extend(term, &sessions, state)),
         };
         Ok(Barrier { index, lapsed })
+    }
+
+    async fn read_index(&self) -> Result<u64, ProposeError> {
+        let proved = self.raft.get_read_log_id(ReadPolicy::ReadIndex).await;
+        Ok(proved.map_err(|_| ProposeError::NotLeader)?.0.index())
     }
 
     async fn wait_applied(&self, index: u64) {

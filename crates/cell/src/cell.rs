@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bramah_machine::planted::{self, Bug};
 use bramah_machine::{BatchError, Event, Outcome, Request, SessionId, State};
 use bramah_wire::transport::{Listener, Transport};
 use openraft::async_runtime::WatchReceiver;
@@ -17,7 +18,7 @@ use crate::clock::{CellTime, WallClock};
 use crate::config::{CellConfig, Tuning};
 use crate::consensus::{Member, ReplicaId, TypeConfig};
 use crate::data_folder::DataFolder;
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::error::{ProposeError, StartError};
 use crate::leadership::{self, LastHeard, Leadership};
 use crate::leases::{self, Leases};
@@ -81,6 +82,10 @@ impl Cell {
     /// When the settings, the data folder or the peers' port can't be used; each error says what to do.
     pub async fn start(config: CellConfig, world: World) -> Result<Cell, StartError> {
         check(&config)?;
+        let config = match planted::is(Bug::AmnesiacVoter) && config.replace {
+            true => CellConfig { replace: false, bootstrap: true, ..config },
+            false => config,
+        };
         let cell_id = config.cell_id();
         let mut opened = open(&config, &world, cell_id).await?;
         // One that is being replaced belongs to a cell that lives: it begins when the leader takes it in.
@@ -283,7 +288,7 @@ impl Cell {
     pub async fn digest(&self) -> Result<Digest, ProposeError> {
         let view = self.inner.machine.view();
         let index = view.last.map_or(0, |log_id| log_id.index);
-        tokio::task::spawn_blocking(move || Digest { index, digest: view.state.digest() })
+        disk::run(&self.inner.world.disk, move || Ok(Digest { index, digest: view.state.digest() }))
             .await
             .map_err(|error| ProposeError::Stopping { why: error.to_string(), under_way: false })
     }
@@ -380,15 +385,16 @@ struct Opened {
 /// Opening reads and checks whole files, so it happens off the runtime.
 async fn open(config: &CellConfig, world: &World, cell_id: u64) -> Result<Opened, StartError> {
     let (config, disk) = (config.clone(), Arc::clone(&world.disk));
-    let opened = tokio::task::spawn_blocking(move || {
+    let open_all = move || {
         let open = if config.replace { DataFolder::open_to_replace } else { DataFolder::open };
         let mut folder = open(Arc::clone(&disk), &config.data, &config.cell, cell_id, config.replica)?;
         let log = folder.open_log(config.tuning.log.clone())?;
         let snapshots = folder.open_snapshots().map_err(StartError::Snapshot)?;
         let store = MachineStore::open(disk, snapshots.clone()).map_err(StartError::Snapshot)?;
         Ok(Opened { folder, log, snapshots, store })
-    });
-    opened.await.map_err(|error| StartError::Engine(error.to_string()))?
+    };
+    let opened = disk::run(&world.disk, move || Ok(open_all())).await;
+    opened.map_err(|error| StartError::Engine(error.to_string()))?
 }
 
 /// The tasks of a replica, made but not started.
@@ -436,7 +442,8 @@ async fn assemble(
 ) -> Result<(Cell, Tasks), StartError> {
     let Opened { folder, log, snapshots, store } = opened;
     let machine = store.machine();
-    let network = PeerNetwork { cell_id, transport: Arc::clone(&world.transport) };
+    let network =
+        PeerNetwork { cell_id, transport: Arc::clone(&world.transport), disk: Arc::clone(&world.disk) };
     let readmission = Arc::new(Readmission::new(folder.is_replacing()));
     // It stands for election only when it is repaired.
     let engine = Config { enable_elect: !folder.is_replacing(), ..engine_config(&config)? };
@@ -527,7 +534,7 @@ fn engine_config(config: &CellConfig) -> Result<Config, StartError> {
         max_in_snapshot_log_to_keep: u64::MAX,
         replication_lag_threshold: u64::MAX,
         // A restarted leader must be elected again: what it forgot may have been overruled meanwhile.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(planted::is(Bug::LeaderRestore)),
         // A replica that was cut off must not depose a healthy leader when it comes back (thesis §9.6).
         enable_pre_vote: Some(true),
         ..Config::default()

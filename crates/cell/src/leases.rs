@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bramah_machine::planted::{self, Bug};
 use bramah_machine::{Command, ExpireSession, Identity, Request, SessionId, State};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -69,7 +70,8 @@ impl Leases {
         let mut overdue = Vec::new();
         for (id, session) in state.sessions() {
             let length = Duration::from_millis(session.lease_ms.into());
-            let lease = table.ends.entry(id).or_insert(Lease::Until(now + length));
+            let anew = if planted::is(Bug::LeaseNotRestarted) { Duration::ZERO } else { length };
+            let lease = table.ends.entry(id).or_insert(Lease::Until(now + anew));
             let over = match lease {
                 Lease::Until(end) => *end <= now,
                 // The proposal was lost: propose again.
@@ -94,7 +96,7 @@ pub(crate) async fn expire_sessions(cell: Cell, leadership: watch::Receiver<Lead
             let leadership = leadership.borrow();
             (leadership.here, leadership.term)
         };
-        if !here {
+        if !here && !planted::is(Bug::ExpiryByDeposedLeader) {
             continue;
         }
         let view = cell.view();

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bramah_machine::planted::{self, Bug};
 use bramah_machine::{Batch, Event, State};
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
-use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
+use openraft::type_config::alias::{EntryOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::RwLock;
 use tokio::sync::{broadcast, watch};
@@ -112,9 +113,26 @@ impl MachineStore {
         Ok(Self { machine: Arc::new(machine), disk, snapshots })
     }
 
+    /// See [`Bug::EventBeforeChange`].
+    async fn tell_early(&self, entry: &EntryOf<TypeConfig>) {
+        if let EntryPayload::Normal(batch) = &entry.payload
+            && let Ok(batch) = Batch::decode(&batch.0)
+        {
+            let mut events = Vec::new();
+            self.machine.view().state.apply_decoded(batch, entry.log_id.leader_id.term, &mut events);
+            let _ = self.machine.events.send(events.into());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// The half that readers share.
     pub(crate) fn machine(&self) -> Arc<Machine> {
         Arc::clone(&self.machine)
+    }
+
+    /// See [`Bug::SkippedEntry`]. Replicas differ in when their snapshots are written.
+    fn skips(&self, index: u64) -> bool {
+        planted::is(Bug::SkippedEntry) && (index ^ self.machine.snapshot_bytes()) % 61 == 0
     }
 
     fn apply_one(&self, (entry, responder): EntryResponder<TypeConfig>) -> io::Result<()> {
@@ -127,7 +145,10 @@ impl MachineStore {
                 let batch = Batch::decode(&batch.0).map_err(|error| {
                     io::Error::new(io::ErrorKind::InvalidData, format!("log entry {log_id}: {error}"))
                 })?;
-                self.machine.change(log_id, |applied| applied.state.apply_decoded(batch, term, &mut events))
+                self.machine.change(log_id, |applied| match self.skips(log_id.index) {
+                    true => applied.state.clone().apply_decoded(batch, term, &mut Vec::new()),
+                    false => applied.state.apply_decoded(batch, term, &mut events),
+                })
             }
             EntryPayload::Membership(membership) => self.machine.change(log_id, |applied| {
                 applied.membership = StoredMembershipOf::<TypeConfig>::new(Some(log_id), membership);
@@ -163,6 +184,9 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
         while let Some(entry) = entries.next().await {
             let entry = entry?;
             let index = entry.0.log_id.index;
+            if planted::is(Bug::EventBeforeChange) {
+                self.tell_early(&entry.0).await;
+            }
             self.apply_one(entry)?;
             self.machine.index.send_replace(index);
         }

@@ -11,6 +11,7 @@ mod invariants;
 mod keys;
 mod outcome;
 mod path;
+pub mod planted;
 mod session;
 mod snapshot;
 mod state;

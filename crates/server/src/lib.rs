@@ -4,8 +4,11 @@
 //! clients can't delay a heartbeat. Each front sees only the cell's face.
 
 mod front;
+mod in_place;
 mod process;
 mod server;
+
+pub use in_place::InPlace;
 
 pub use bramah_cell::{LogOptions, Member, ReplicaId, StartError, Tuning};
 pub use server::{Server, ServerConfig};

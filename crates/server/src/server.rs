@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use bramah_cell::disk::RealDisk;
 use bramah_cell::{Cell, CellConfig, Member, ReplicaId, StartError, Status, Tuning, WallClock, World};
-use bramah_wire::transport::{Listener, Tcp};
+use bramah_wire::transport::{Listener, Tcp, Transport};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{oneshot, watch};
 
 use crate::front;
 
 /// How long clients' streams may take to end at a stop.
-const FRONT_STOP_LIMIT: Duration = Duration::from_secs(2);
+pub(crate) const FRONT_STOP_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a replica is told before it starts.
 #[derive(Clone, Debug)]
@@ -150,7 +150,7 @@ impl Drop for Server {
     }
 }
 
-fn cell_config(config: &ServerConfig) -> CellConfig {
+pub(crate) fn cell_config(config: &ServerConfig) -> CellConfig {
     CellConfig {
         cell: config.cell.clone(),
         replica: config.replica,
@@ -224,7 +224,7 @@ fn front(
     started: oneshot::Sender<Result<SocketAddr, StartError>>,
 ) {
     runtime.block_on(async move {
-        let listener = match listen(&config.clients_listen).await {
+        let listener = match listen(&Tcp, &config.clients_listen).await {
             Ok(listener) => listener,
             Err(error) => return drop(started.send(Err(error))),
         };
@@ -244,9 +244,8 @@ fn front(
     });
 }
 
-async fn listen(address: &str) -> Result<Box<dyn Listener>, StartError> {
-    use bramah_wire::transport::Transport;
-    Tcp.listen(address).await.map_err(|error| listen_error(address, error))
+pub(crate) async fn listen(transport: &dyn Transport, address: &str) -> Result<Box<dyn Listener>, StartError> {
+    transport.listen(address).await.map_err(|error| listen_error(address, error))
 }
 
 fn listen_error(address: &str, error: std::io::Error) -> StartError {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bramah_machine::planted::{self, Bug};
 use openraft::storage::IOFlushed;
 use tokio::sync::oneshot;
 
@@ -207,8 +208,10 @@ impl Writer {
             }
             Job::Vote { vote, done } => {
                 self.flush()?;
-                self.control.facts.vote = Some(*vote);
-                self.control.save()?;
+                if !planted::is(Bug::ForgottenVote) {
+                    self.control.facts.vote = Some(*vote);
+                    self.control.save()?;
+                }
                 self.shared.tail.lock().vote = Some(*vote);
                 self.shared.syncs.fetch_add(2, Ordering::Relaxed);
                 if let Some(done) = done.take() {
@@ -277,7 +280,11 @@ impl Writer {
         self.group.bytes.resize(padded as usize, 0);
         let written = self.segment.file.write_all_at(&self.group.bytes, self.durable);
         self.group.bytes.truncate(length);
-        written.and_then(|()| self.segment.file.sync_data()).map_err(|error| self.explain(error))?;
+        let synced = written.and_then(|()| match planted::is(Bug::AcknowledgeBeforeSync) {
+            true => Ok(()),
+            false => self.segment.file.sync_data(),
+        });
+        synced.map_err(|error| self.explain(error))?;
         self.durable = end;
         self.marked = false;
         self.shared.syncs.fetch_add(1, Ordering::Relaxed);

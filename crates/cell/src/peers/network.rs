@@ -27,6 +27,7 @@ use tonic::transport::Channel;
 
 use super::{MAX_MESSAGE_BYTES, SNAPSHOT_CHUNK_BYTES, encode};
 use crate::consensus::{Member, ReplicaId, TypeConfig};
+use crate::disk::{self, Disk};
 use crate::snapshot_store::SnapshotFile;
 
 /// How long a replica that can't be reached is left alone.
@@ -47,6 +48,8 @@ const TIMEOUTS: Timeouts = Timeouts {
 pub(crate) struct PeerNetwork {
     pub(crate) cell_id: u64,
     pub(crate) transport: Arc<dyn Transport>,
+    /// Holds the snapshots that are sent.
+    pub(crate) disk: Arc<dyn Disk>,
 }
 
 impl PeerNetwork {
@@ -65,13 +68,14 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
     type Network = Peer;
 
     async fn new_client(&mut self, _target: ReplicaId, node: &Member) -> Peer {
-        Peer { cell_id: self.cell_id, client: self.client(node) }
+        Peer { cell_id: self.cell_id, disk: Arc::clone(&self.disk), client: self.client(node) }
     }
 }
 
 /// One connection to one member.
 pub(crate) struct Peer {
     cell_id: u64,
+    disk: Arc<dyn Disk>,
     /// An error if the member's address can't be one.
     client: Result<PeerClient<Channel>, Status>,
 }
@@ -235,6 +239,7 @@ impl Peer {
         vote: VoteOf<TypeConfig>,
         file: SnapshotFile,
     ) -> Result<SnapshotResponse<TypeConfig>, Status> {
+        let disk = Arc::clone(&self.disk);
         let client = self.client.as_mut().map_err(|status| status.clone())?;
         let vote = encode(&vote).map_err(super::internal)?;
         let meta = encode(file.meta()).map_err(super::internal)?;
@@ -246,7 +251,7 @@ impl Peer {
         });
         question.set_timeout(Duration::from_secs(10));
         let offset = client.snapshot_offset(question).await?.into_inner().offset;
-        let chunks = chunks(self.cell_id, vote, meta, file, offset);
+        let chunks = chunks(self.cell_id, disk, vote, meta, file, offset);
         let reply = client.snapshot(chunks).await?.into_inner();
         super::decode(&reply.body)
     }
@@ -255,42 +260,29 @@ impl Peer {
 /// The file from `offset` to its end. The first chunk is sent even if it is empty: it carries the vote.
 fn chunks(
     cell_id: u64,
+    disk: Arc<dyn Disk>,
     vote: Bytes,
     meta: Bytes,
     file: SnapshotFile,
     offset: u64,
 ) -> impl Stream<Item = SnapshotChunk> + Send {
-    let (sender, receiver) = tokio::sync::mpsc::channel(4);
-    // Reading the file blocks, so it has a thread of its own for as long as the transfer lasts.
-    tokio::task::spawn_blocking(move || {
-        let mut head = Some((vote, meta));
-        let mut offset = offset;
-        loop {
-            let data = match file.read_at(offset, SNAPSHOT_CHUNK_BYTES) {
-                Ok(data) => data,
-                Err(error) => {
-                    tracing::error!(%error, offset, path = %file.path().display(), "a snapshot can't be read");
-                    return;
-                }
-            };
+    futures_util::stream::unfold((Some((vote, meta)), offset), move |(head, offset)| {
+        let (disk, file) = (Arc::clone(&disk), file.clone());
+        async move {
+            let (length, checksum) = (file.length(), file.checksum());
+            let path = file.path().to_owned();
+            let data = disk::run(&disk, move || file.read_at(offset, SNAPSHOT_CHUNK_BYTES)).await;
+            let data = data
+                .inspect_err(|error| tracing::error!(%error, offset, path = %path.display(), "a snapshot can't be read"))
+                .ok()?;
             if data.is_empty() && head.is_none() {
-                return;
+                return None;
             }
-            let (vote, meta) = head.take().unwrap_or_default();
-            let chunk = SnapshotChunk {
-                cell_id,
-                vote,
-                meta,
-                offset,
-                length: file.length(),
-                checksum: file.checksum(),
-                data: Bytes::from(data),
-            };
-            offset += chunk.data.len() as u64;
-            if sender.blocking_send(chunk).is_err() {
-                return;
-            }
+            let (vote, meta) = head.unwrap_or_default();
+            let next = offset + data.len() as u64;
+            let chunk =
+                SnapshotChunk { cell_id, vote, meta, offset, length, checksum, data: Bytes::from(data) };
+            Some((chunk, (None, next)))
         }
-    });
-    tokio_stream::wrappers::ReceiverStream::new(receiver)
+    })
 }

@@ -1,0 +1,35 @@
+//! What a link does to packets, one way.
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+/// How long a packet usually takes, in milliseconds.
+pub(super) const USUAL_MS: (u64, u64) = (1, 3);
+
+/// The way from one host to another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Link {
+    /// Nothing gets through.
+    pub blocked: bool,
+    /// The part of packets that is lost, 0 to 1.
+    pub loss: f64,
+    /// Shortest and longest delay in milliseconds; at least 1.
+    pub delay_ms: (u64, u64),
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { blocked: false, loss: 0.0, delay_ms: USUAL_MS }
+    }
+}
+
+impl Link {
+    pub(super) fn delay_ms(&self, random: &mut StdRng) -> u64 {
+        let (shortest, longest) = self.delay_ms;
+        random.random_range(shortest.max(1)..=longest.max(shortest).max(1))
+    }
+
+    pub(super) fn loses(&self, random: &mut StdRng) -> bool {
+        self.loss > 0.0 && random.random_bool(self.loss)
+    }
+}

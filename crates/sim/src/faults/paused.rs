@@ -1,0 +1,28 @@
+//! A process stands still and then goes on as if nothing had happened (SIGSTOP, a virtual machine that moves).
+
+use rand::RngExt;
+
+use crate::engine::Pace;
+use super::Fault;
+use crate::storm::Storm;
+
+pub(super) struct Paused;
+
+impl Fault for Paused {
+    fn name(&self) -> &'static str {
+        "paused process"
+    }
+
+    fn why(&self) -> &'static str {
+        "a leader that slept through its successor's election must not answer one read or acknowledge one write (spec G-2)"
+    }
+
+    fn strike(&self, storm: &mut Storm) -> Option<String> {
+        let replica = storm.leader_or_any()?;
+        let lasts = storm.random().random_range(50..5_000);
+        storm.set_pace(replica, Pace::Stopped);
+        storm.later(lasts, move |storm| storm.set_pace(replica, Pace::Rate(1.0)));
+        storm.fired(self.name());
+        Some(format!("replica {} stands still for {lasts} ms", replica + 1))
+    }
+}

@@ -1,0 +1,191 @@
+//! Applications: machines whose processes use the cell through the client library, and note all they are told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bramah_client::{Client, Route, SetOptions};
+use bramah_wire::transport::Transport;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::history::{Call, Outcome, Recorder};
+
+/// Calls under way at once in one process.
+const WORKERS: u64 = 3;
+/// Counters, and as many files.
+pub(super) const KEYS: u64 = 12;
+/// How long a call may take.
+const CALL_LIMIT: Duration = Duration::from_secs(6);
+
+/// What a client's process is told.
+#[derive(Clone)]
+pub(super) struct Application {
+    pub(super) number: u32,
+    pub(super) seed: u64,
+    pub(super) addresses: Vec<String>,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) recorder: Recorder,
+    /// Longest pause of a worker between two calls.
+    pub(super) think: Duration,
+    /// Set when no more calls are to begin.
+    pub(super) enough: Arc<AtomicBool>,
+}
+
+/// The path of a counter.
+pub(super) fn counter(key: u64) -> String {
+    format!("/counter-{key}")
+}
+
+/// The path of a file.
+pub(super) fn file(key: u64) -> String {
+    format!("/file-{key}")
+}
+
+impl Application {
+    /// The process: connects, and works until it is enough.
+    pub(super) async fn main(self) {
+        let mut random = StdRng::seed_from_u64(self.seed);
+        let client = self.connect(&mut random).await;
+        let mut working = tokio::task::JoinSet::new();
+        for worker in 0..WORKERS {
+            let random = StdRng::seed_from_u64(self.seed.wrapping_mul(31).wrapping_add(worker));
+            working.spawn(Worker::new(self.clone(), client.clone(), worker, random).work());
+        }
+        working.join_all().await;
+        client.close().await;
+    }
+
+    async fn connect(&self, random: &mut StdRng) -> Client {
+        loop {
+            let route = match random.random_range(0..3) {
+                0 => Route::Leader,
+                1 => Route::Any,
+                _ => Route::Fixed(self.number as usize),
+            };
+            let builder = Client::builder()
+                .addresses(&self.addresses[..])
+                .transport(Arc::clone(&self.transport))
+                .seed(random.random())
+                .name(format!("application {}", self.number))
+                .route(route)
+                .deadline(CALL_LIMIT);
+            match builder.connect().await {
+                Ok(client) => return client,
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
+    }
+}
+
+struct Worker {
+    application: Application,
+    client: Client,
+    number: u32,
+    random: StdRng,
+    /// The generations of files as last seen.
+    generations: BTreeMap<u64, u64>,
+    written: u64,
+}
+
+impl Worker {
+    fn new(application: Application, client: Client, worker: u64, random: StdRng) -> Self {
+        let number = application.number * WORKERS as u32 + worker as u32;
+        Self { application, client, number, random, generations: BTreeMap::new(), written: 0 }
+    }
+
+    async fn work(mut self) {
+        while !self.application.enough.load(Ordering::Relaxed) {
+            let think = self.application.think.as_micros() as u64;
+            let pause = self.random.random_range(0..=think);
+            tokio::time::sleep(Duration::from_micros(pause)).await;
+            self.call().await;
+        }
+    }
+
+    async fn call(&mut self) {
+        let key = self.random.random_range(0..KEYS);
+        match self.random.random_range(0..100) {
+            0..40 => self.add(key).await,
+            40..55 => self.read(key).await,
+            55..70 => self.get(key).await,
+            70..85 => self.set(key, None).await,
+            85..95 => {
+                let generation = self.generations.get(&key).copied().unwrap_or(0);
+                self.set(key, Some(generation)).await;
+            }
+            _ => self.delete(key).await,
+        }
+    }
+
+    async fn add(&mut self, key: u64) {
+        let path = counter(key);
+        let delta = 1;
+        let begun = self.application.recorder.begin(self.number, path.as_str(), Call::Add { delta });
+        let added = self.client.counter(path).increment(delta).await;
+        self.application.recorder.end(begun, added);
+    }
+
+    async fn read(&mut self, key: u64) {
+        let path = counter(key);
+        let begun = self.application.recorder.begin(self.number, path.as_str(), Call::Read);
+        let value = self.client.counter(path).get().await;
+        self.application.recorder.end(begun, value);
+    }
+
+    async fn get(&mut self, key: u64) {
+        let path = file(key);
+        let begun = self.application.recorder.begin(self.number, path.as_str(), Call::Get);
+        let got = self.client.get(path).await;
+        if let Ok(got) = &got {
+            self.generations.insert(key, got.stat.content_generation);
+        }
+        self.application.recorder.end(begun, got);
+    }
+
+    async fn set(&mut self, key: u64, if_generation: Option<u64>) {
+        let path = file(key);
+        self.written += 1;
+        let contents = format!("{}.{}", self.number, self.written);
+        let call = Call::Set { contents: contents.as_str().into(), if_generation };
+        let begun = self.application.recorder.begin(self.number, path.as_str(), call);
+        let options = SetOptions { if_generation, ..SetOptions::default() };
+        let written = self.client.set_with(path, contents, options).await;
+        match &written {
+            Ok(written) => drop(self.generations.insert(key, written.generation)),
+            Err(bramah_client::Error::GenerationMismatch { current: Some(current), .. }) => {
+                self.generations.insert(key, *current);
+            }
+            Err(_) => {}
+        }
+        self.application.recorder.end(begun, written);
+    }
+
+    async fn delete(&mut self, key: u64) {
+        let path = file(key);
+        let begun = self.application.recorder.begin(self.number, path.as_str(), Call::Delete { if_generation: None });
+        let deleted = self.client.delete(path).await;
+        if deleted.is_ok() {
+            self.generations.insert(key, 0);
+        }
+        self.application.recorder.end(begun, deleted);
+    }
+}
+
+/// Reads every key through one replica, at the end.
+pub(super) async fn read_all(application: Application, done: Arc<AtomicBool>) {
+    let mut random = StdRng::seed_from_u64(application.seed);
+    let client = application.connect(&mut random).await;
+    for key in 0..KEYS {
+        let recorder = &application.recorder;
+        let begun = recorder.begin(application.number, counter(key).as_str(), Call::Read);
+        let value = client.counter(counter(key)).get().await;
+        recorder.end(begun, Outcome::from(value));
+        let begun = recorder.begin(application.number, file(key).as_str(), Call::Get);
+        let got = client.get(file(key)).await;
+        recorder.end(begun, Outcome::from(got));
+    }
+    client.close().await;
+    done.store(true, Ordering::Relaxed);
+}

@@ -1,0 +1,582 @@
+//! One storm: a cell, its applications, faults out of one seed, and the judgement at the end.
+
+mod client;
+pub mod disk;
+mod judge;
+mod picture;
+mod replica;
+pub mod timeline;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bramah_cell::Cell;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::engine::{Engine, HostId, Pace, network::Network};
+use crate::faults::{self, Fault};
+use crate::history::Recorder;
+use client::Application;
+pub use judge::Report;
+pub use picture::picture;
+use replica::{CLIENTS_PORT, Slot};
+pub use replica::{Manner, Replica};
+use timeline::{Kind, Timeline};
+use watch::Watch;
+
+/// How long the cell may take to be one again after the last fault.
+const CONVERGENCE_LIMIT_MS: u64 = 60_000;
+/// Nothing strikes while the cell starts, in milliseconds.
+const CALM_MS: u64 = 1_500;
+/// Pause between two faults, in milliseconds.
+const PAUSE_MS: (u64, u64) = (150, 2_500);
+
+/// What is to be simulated.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// All chance comes from here.
+    pub seed: u64,
+    /// 3 or 5.
+    pub replicas: u64,
+    /// Machines with applications.
+    pub applications: u32,
+    /// How long faults strike.
+    pub seconds: u64,
+    /// Longest pause of a worker of an application between two calls.
+    pub think: Duration,
+    /// Names of the faults that strike; none: calm.
+    pub faults: Vec<String>,
+    /// An idle machine is run this often, in milliseconds.
+    pub quantum_ms: u64,
+}
+
+impl Plan {
+    /// Lets only these faults strike: names with commas between, `all` or `none`.
+    ///
+    /// # Errors
+    /// When a name is no fault's.
+    pub fn choose_faults(&mut self, names: &str) -> Result<(), UnknownFault> {
+        let known: Vec<String> = faults::all().iter().map(|fault| fault.name().to_owned()).collect();
+        self.faults = match names {
+            "none" => Vec::new(),
+            "all" => known,
+            _ => {
+                let chosen: Vec<String> = names.split(',').map(|name| name.trim().to_owned()).collect();
+                match chosen.iter().find(|name| !known.contains(name)) {
+                    Some(name) => return Err(UnknownFault { name: name.clone(), known: known.join(", ") }),
+                    None => chosen,
+                }
+            }
+        };
+        Ok(())
+    }
+
+    /// What a seed stands for.
+    pub fn of_seed(seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed ^ 0x706c_616e);
+        let names: Vec<String> = faults::all().iter().map(|fault| fault.name().to_owned()).collect();
+        // Some storms are of a few faults that come often, some of all.
+        let some = if random.random_ratio(1, 3) { names.len() } else { random.random_range(2..7) };
+        let mut chosen = names;
+        while chosen.len() > some {
+            chosen.swap_remove(random.random_range(0..chosen.len()));
+        }
+        Self {
+            seed,
+            replicas: if random.random_ratio(1, 4) { 5 } else { 3 },
+            applications: 3,
+            seconds: 30,
+            think: Duration::from_millis(80),
+            faults: chosen,
+            quantum_ms: 5,
+        }
+    }
+}
+
+/// A name that is no fault's.
+#[derive(Debug, thiserror::Error)]
+#[error("{name:?} is no fault; there are: {known}")]
+pub struct UnknownFault {
+    name: String,
+    known: String,
+}
+
+type Later = Box<dyn FnOnce(&mut Storm)>;
+
+/// A storm under way.
+pub struct Storm {
+    engine: Engine,
+    plan: Plan,
+    replicas: Vec<Replica>,
+    watch: Watch,
+    timeline: Timeline,
+    recorder: Recorder,
+    random: StdRng,
+    fired: BTreeMap<&'static str, u64>,
+    later: BTreeMap<(u64, u64), Later>,
+    serial: u64,
+    enough: Arc<AtomicBool>,
+    applications: Vec<HostId>,
+    /// The replica that lost data and is being repaired: until it is, no other may lose any.
+    repaired: Option<usize>,
+    over: bool,
+}
+
+impl std::fmt::Debug for Storm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "storm of seed {} at {} ms", self.plan.seed, self.engine.now_ms())
+    }
+}
+
+impl Storm {
+    /// Runs a storm from its beginning to its judgement.
+    pub fn run(plan: Plan) -> Report {
+        let began = std::time::Instant::now();
+        let mut storm = Storm::begin(plan);
+        storm.rage();
+        storm.calm_down();
+        judge::judge(storm, began)
+    }
+
+    fn begin(plan: Plan) -> Self {
+        let timeline = Timeline::default();
+        let mut storm = Self {
+            engine: Engine::new(plan.seed, plan.quantum_ms),
+            replicas: Vec::new(),
+            watch: Watch::new(timeline.clone()),
+            timeline,
+            recorder: Recorder::new(crate::engine::now_ns),
+            random: StdRng::seed_from_u64(plan.seed),
+            fired: BTreeMap::new(),
+            later: BTreeMap::new(),
+            serial: 0,
+            enough: Arc::default(),
+            applications: Vec::new(),
+            repaired: None,
+            over: false,
+            plan,
+        };
+        for number in 1..=storm.plan.replicas {
+            let host = storm.engine.add_host(&format!("replica {number}"));
+            let seed = storm.random.random();
+            storm.replicas.push(Replica::new(host, number, seed));
+        }
+        for replica in 0..storm.replicas.len() {
+            storm.start(replica, Manner::Again);
+        }
+        for number in 0..storm.plan.applications {
+            let host = storm.engine.add_host(&format!("application {number}"));
+            storm.applications.push(host);
+            storm.start_application(number);
+        }
+        storm
+    }
+
+    fn start_application(&mut self, number: u32) {
+        let host = self.applications[number as usize];
+        let application = self.application(host, number);
+        self.engine.start(host, application.main());
+    }
+
+    fn application(&mut self, host: HostId, number: u32) -> Application {
+        Application {
+            number,
+            seed: self.random.random(),
+            addresses: self.replicas.iter().map(|replica| replica.member().1.client_address).collect(),
+            transport: self.engine.transport(host),
+            recorder: self.recorder.clone(),
+            think: self.plan.think,
+            enough: Arc::clone(&self.enough),
+        }
+    }
+
+    /// Faults strike until the time is over.
+    fn rage(&mut self) {
+        let faults: Vec<Box<dyn Fault>> =
+            faults::all().into_iter().filter(|fault| self.plan.faults.iter().any(|name| name == fault.name())).collect();
+        self.run_for(CALM_MS);
+        let end = self.now_ms() + self.plan.seconds * 1_000;
+        while self.now_ms() < end {
+            if !faults.is_empty() {
+                let which = self.random.random_range(0..faults.len());
+                self.strike(faults[which].as_ref());
+            }
+            let pause = self.random.random_range(PAUSE_MS.0..=PAUSE_MS.1);
+            self.run_for(pause.min(end - self.now_ms()));
+        }
+    }
+
+    fn strike(&mut self, fault: &dyn Fault) {
+        if let Some(what) = fault.strike(self) {
+            self.timeline.note(None, Kind::Fault, &format!("{}: {what}", fault.name()));
+        }
+    }
+
+    /// All faults end, everybody is back, and the applications stop.
+    fn calm_down(&mut self) {
+        while let Some((_, later)) = self.later.pop_first() {
+            later(self);
+        }
+        self.over = true;
+        self.engine.network().heal();
+        for replica in 0..self.replicas.len() {
+            self.replicas[replica].disk.heal();
+            self.set_pace(replica, Pace::Rate(1.0));
+            self.start_if_down(replica);
+        }
+        self.timeline.note(None, Kind::Healed, "all faults are over");
+        // Some calls are still made while the cell finds together.
+        self.run_for(1_000);
+        self.enough.store(true, Ordering::Relaxed);
+        let limit = self.now_ms() + CONVERGENCE_LIMIT_MS;
+        while !self.is_one() && self.now_ms() < limit {
+            self.run_for(100);
+        }
+        if !self.is_one() {
+            let states: Vec<String> = self.replicas.iter().map(describe).collect();
+            self.watch.report(format!(
+                "the cell did not come together within {CONVERGENCE_LIMIT_MS} ms after the last fault: {}",
+                states.join("; ")
+            ));
+        }
+        self.read_everything();
+        let purged = self.replicas.iter().filter_map(Replica::cell).filter(|cell| cell.status().purged_index > 0);
+        let purged = purged.count() > 0;
+        self.fired_if("snapshots and purges", purged);
+    }
+
+    /// Reads every key through every replica, so that the history ends with what is there.
+    fn read_everything(&mut self) {
+        for replica in 0..self.replicas.len() {
+            let host = self.engine.add_host("reader");
+            let mut application = self.application(host, 1_000 + replica as u32);
+            application.addresses = vec![self.replicas[replica].member().1.client_address];
+            let done = Arc::new(AtomicBool::new(false));
+            self.engine.start(host, client::read_all(application, Arc::clone(&done)));
+            let limit = self.now_ms() + CONVERGENCE_LIMIT_MS;
+            while !done.load(Ordering::Relaxed) && self.now_ms() < limit {
+                self.run_for(50);
+            }
+            if !done.load(Ordering::Relaxed) {
+                self.watch.report(format!("replica {} answers no reads at the end", replica + 1));
+            }
+        }
+    }
+
+    /// Whether all replicas are up, follow one leader, and have applied the same.
+    fn is_one(&self) -> bool {
+        let cells: Option<Vec<Cell>> = self.replicas.iter().map(Replica::cell).collect();
+        let Some(cells) = cells else { return false };
+        let leaders: Vec<_> =
+            cells.iter().map(|cell| cell.leadership().borrow().leader.as_ref().map(|(id, _)| *id)).collect();
+        let statuses: Vec<_> = cells.iter().map(Cell::status).collect();
+        leaders[0].is_some()
+            && leaders.windows(2).all(|pair| pair[0] == pair[1])
+            && statuses.iter().all(|it| it.applied_index == statuses[0].last_log_index && it.trouble.is_empty())
+    }
+
+    /// Goes on for so many simulated milliseconds.
+    pub fn run_for(&mut self, ms: u64) {
+        let end = self.engine.now_ms() + ms;
+        while self.engine.now_ms() < end {
+            let next = self.later.keys().next().map_or(end, |(due, _)| *due).clamp(self.engine.now_ms(), end);
+            if next > self.engine.now_ms() {
+                self.engine.step(next);
+                self.look_after();
+            }
+            self.timeline.set_now_ms(self.engine.now_ms());
+            while let Some(entry) = self.later.first_entry().filter(|it| it.key().0 <= self.engine.now_ms()) {
+                entry.remove()(self);
+            }
+        }
+    }
+
+    /// Sees to machines whose power a fault cut in the middle of a step, and to processes that ended.
+    fn look_after(&mut self) {
+        for replica in 0..self.replicas.len() {
+            if let Some(step) = self.replicas[replica].disk.power_cut_at() {
+                self.fired("crash at step");
+                self.lose_power(replica, &step);
+                let pause = self.random.random_range(50..3_000);
+                self.restart_later(replica, pause);
+            }
+            if std::mem::take(&mut self.replicas[replica].slot.lock().stopped) {
+                self.timeline.note(Some(self.replicas[replica].number), Kind::Ended, "stopped");
+                self.engine.kill(self.replicas[replica].host);
+                self.replicas[replica].disk.died();
+                self.restart_later(replica, 100);
+            }
+            let ended = self.replicas[replica].slot.lock().ended.take();
+            if let Some(why) = ended {
+                self.ended_by_itself(replica, &why);
+            }
+        }
+    }
+
+    /// What an operator does when a replica ended with an error.
+    fn ended_by_itself(&mut self, replica: usize, why: &str) {
+        let number = self.replicas[replica].number;
+        self.timeline.note(Some(number), Kind::Ended, why);
+        self.engine.kill(self.replicas[replica].host);
+        match self.replicas[replica].disk.explains_end(why) {
+            disk::Explanation::Damage => {
+                self.fired("repair from the others");
+                self.replicas[replica].disk.wipe();
+                self.start(replica, Manner::Replace);
+            }
+            disk::Explanation::Passing => {
+                self.fired("failing disk");
+                self.replicas[replica].disk.died();
+                self.restart_later(replica, 700);
+            }
+            disk::Explanation::None => {
+                self.watch.report(format!("replica {number} ended without a cause: {why}"));
+            }
+        }
+    }
+
+    // What faults can do.
+
+    /// Simulated milliseconds since the beginning.
+    pub fn now_ms(&self) -> u64 {
+        self.engine.now_ms()
+    }
+
+    /// Where chance comes from.
+    pub fn random(&mut self) -> &mut StdRng {
+        &mut self.random
+    }
+
+    /// The network.
+    pub fn network(&self) -> Network {
+        self.engine.network().clone()
+    }
+
+    /// How many replicas there are.
+    pub fn replica_count(&self) -> usize {
+        self.replicas.len()
+    }
+
+    /// One replica.
+    pub fn replica(&self, replica: usize) -> &Replica {
+        &self.replicas[replica]
+    }
+
+    /// A replica's disk.
+    pub fn disk(&mut self, replica: usize) -> &mut disk::HostDisk {
+        &mut self.replicas[replica].disk
+    }
+
+    /// The machine of a replica.
+    pub fn host_of(&self, replica: usize) -> HostId {
+        self.replicas[replica].host
+    }
+
+    /// Whether a replica's process runs.
+    pub fn is_up(&self, replica: usize) -> bool {
+        self.engine.host(self.replicas[replica].host).is_up()
+    }
+
+    /// A replica whose process runs, by chance.
+    pub fn any_up(&mut self) -> Option<usize> {
+        let up: Vec<usize> = (0..self.replicas.len()).filter(|replica| self.is_up(*replica)).collect();
+        (!up.is_empty()).then(|| up[self.random.random_range(0..up.len())])
+    }
+
+    /// The leader as it sees itself, else any replica that is up: faults at the leader teach most.
+    pub fn leader_or_any(&mut self) -> Option<usize> {
+        let leader = self.leader();
+        if leader.is_some() && self.random.random_ratio(2, 3) { leader } else { self.any_up() }
+    }
+
+    /// The leader, as it sees itself.
+    pub fn leader(&self) -> Option<usize> {
+        (0..self.replicas.len())
+            .find(|replica| self.replicas[*replica].cell().is_some_and(|cell| cell.leadership().borrow().here))
+    }
+
+    /// A replica, up or not, by chance.
+    pub fn any_replica(&mut self) -> usize {
+        self.random.random_range(0..self.replicas.len())
+    }
+
+    /// The machines of two replicas, by chance.
+    pub fn two_replicas(&mut self) -> Option<(HostId, HostId)> {
+        let one = self.any_replica();
+        let other = (one + self.random.random_range(1..self.replicas.len())) % self.replicas.len();
+        Some((self.replicas[one].host, self.replicas[other].host))
+    }
+
+    /// All machines, those of applications too.
+    pub fn hosts(&self) -> Vec<HostId> {
+        self.replicas.iter().map(|replica| replica.host).chain(self.applications.iter().copied()).collect()
+    }
+
+    /// A machine, by chance.
+    pub fn any_host(&mut self) -> HostId {
+        let hosts = self.hosts();
+        hosts[self.random.random_range(0..hosts.len())]
+    }
+
+    /// The machines of the other replicas.
+    pub fn other_hosts(&self, replica: usize) -> Vec<HostId> {
+        self.replicas.iter().map(|it| it.host).filter(|host| *host != self.replicas[replica].host).collect()
+    }
+
+    /// Lets nothing through on these links for a while.
+    pub fn block(&mut self, fault: &'static str, links: Vec<(HostId, HostId)>, lasts_ms: u64) {
+        let set = |storm: &Storm, links: &[(HostId, HostId)], blocked: bool| {
+            for (from, to) in links {
+                storm.network().set_link(*from, *to, |link| link.blocked = blocked);
+            }
+        };
+        let before = self.network().counts().blocked;
+        set(self, &links, true);
+        self.later(lasts_ms, move |storm| {
+            set(storm, &links, false);
+            let blocked = storm.network().counts().blocked > before;
+            storm.fired_if(fault, blocked);
+        });
+    }
+
+    /// Has a leader hand leadership over.
+    pub fn hand_over(&mut self, replica: usize) {
+        if let Some(cell) = self.replicas[replica].cell() {
+            self.engine.also(self.replicas[replica].host, async move { cell.hand_over().await });
+        }
+    }
+
+    /// Stops a replica as SIGTERM would; it is started again when it has ended.
+    pub fn stop(&mut self, replica: usize) {
+        let stop = self.replicas[replica].slot.lock().stop.take();
+        let _ = stop.map(|stop| stop.send(()));
+    }
+
+    /// How a replica's process gets along with time.
+    pub fn set_pace(&mut self, replica: usize, pace: Pace) {
+        let host = self.replicas[replica].host;
+        if self.engine.host(host).is_up() {
+            self.engine.set_pace(host, pace);
+        }
+    }
+
+    /// Moves a replica's wall clock.
+    pub fn jump_wall_clock(&mut self, replica: usize, by_ms: i64) {
+        self.replicas[replica].wall_off_ms.fetch_add(by_ms, Ordering::Relaxed);
+    }
+
+    /// Starts a replica's process.
+    pub fn start(&mut self, replica: usize, manner: Manner) {
+        let members: Vec<_> = self.replicas.iter().map(Replica::member).collect();
+        let host = self.replicas[replica].host;
+        let transport = self.engine.transport(host);
+        let watch = self.watch.clone();
+        let main = self.replicas[replica].main(members, manner, transport, watch);
+        self.engine.start(host, main);
+        self.timeline.note(Some(self.replicas[replica].number), Kind::Started, "started");
+    }
+
+    fn start_if_down(&mut self, replica: usize) {
+        if !self.is_up(replica) {
+            self.start(replica, Manner::Again);
+        }
+    }
+
+    /// Ends a replica's process as SIGKILL would.
+    pub fn kill(&mut self, replica: usize) {
+        if self.is_up(replica) {
+            self.replicas[replica].disk.kill();
+            self.engine.kill(self.replicas[replica].host);
+            *self.replicas[replica].slot.lock() = Slot::default();
+            self.timeline.note(Some(self.replicas[replica].number), Kind::Ended, "killed");
+        }
+    }
+
+    /// Cuts the power of a replica's machine: what was not synced is lost, kept or torn.
+    pub fn cut_power(&mut self, replica: usize) {
+        if self.is_up(replica) {
+            self.lose_power(replica, "between two steps");
+        }
+    }
+
+    fn lose_power(&mut self, replica: usize, step: &str) {
+        self.engine.cut_power(self.replicas[replica].host);
+        *self.replicas[replica].slot.lock() = Slot::default();
+        let lost = self.replicas[replica].disk.lose_power(&mut self.random);
+        for (name, times) in [("lost writes", lost.lost), ("torn write", lost.torn)] {
+            if times > 0 {
+                self.fired(name);
+            }
+        }
+        let what = format!("power cut {step}: {} sectors lost, {} torn, {} kept", lost.lost, lost.torn, lost.kept);
+        self.timeline.note(Some(self.replicas[replica].number), Kind::Ended, &what);
+    }
+
+    /// Starts a replica again after a while, if it is down then.
+    pub fn restart_later(&mut self, replica: usize, after_ms: u64) {
+        self.later(after_ms, move |storm| storm.start_if_down(replica));
+    }
+
+    /// Does something after so many milliseconds, at the latest when the storm is over.
+    pub fn later(&mut self, after_ms: u64, work: impl FnOnce(&mut Storm) + 'static) {
+        self.serial += 1;
+        self.later.insert((self.engine.now_ms() + after_ms, self.serial), Box::new(work));
+    }
+
+    /// A fault had its effect.
+    pub fn fired(&mut self, fault: &'static str) {
+        *self.fired.entry(fault).or_default() += 1;
+    }
+
+    /// As [`Storm::fired`], if it really had one.
+    pub fn fired_if(&mut self, fault: &'static str, really: bool) {
+        if really {
+            self.fired(fault);
+        }
+    }
+
+    /// Kills an application's process and starts another in its place.
+    pub fn replace_application(&mut self) {
+        let number = self.random.random_range(0..self.plan.applications);
+        self.engine.kill(self.applications[number as usize]);
+        self.start_application(number);
+    }
+
+    /// Claims the right to destroy one replica's data: false while another's is being repaired.
+    pub fn may_damage(&mut self, replica: usize) -> bool {
+        let repaired = self.repaired.is_none_or(|other| {
+            other == replica || self.replicas[other].cell().is_some_and(|cell| cell.status().trouble.is_empty())
+        });
+        if repaired {
+            self.repaired = Some(replica);
+        }
+        repaired
+    }
+}
+
+fn describe(replica: &Replica) -> String {
+    match replica.cell() {
+        None => format!("{replica:?} is down"),
+        Some(cell) => {
+            let status = cell.status();
+            format!(
+                "{replica:?} is {} of term {} under {:?}, log to {}, applied {} {}",
+                status.leadership.role,
+                status.leadership.term,
+                status.leadership.leader.as_ref().map(|(id, _)| *id),
+                status.last_log_index,
+                status.applied_index,
+                status.trouble
+            )
+        }
+    }
+}
+
+/// Where a replica's clients reach it.
+pub fn clients_port() -> u16 {
+    CLIENTS_PORT
+}
