@@ -4,6 +4,8 @@
 //! [`Worker`] (the log's writer) or to [`run`] (readers). The production half, [`RealDisk`], gives each worker
 //! a thread. A simulation drives its workers itself, without threads and under its own clock.
 
+#[cfg(feature = "simulation")]
+pub mod imagined;
 mod real;
 
 use std::io;
