@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::disk::{Access, Disk, Lock};
+use crate::disk::{self, Access, Disk, Lock};
 use crate::log::{Identity, Log, LogError, LogOptions};
 use crate::snapshot_store::SnapshotStore;
 
@@ -179,7 +179,7 @@ impl DataFolder {
     }
 
     fn open_as(disk: Arc<dyn Disk>, path: &Path, owner: Owner, replace: bool) -> Result<Self, FolderError> {
-        disk.create_directory(path).map_err(io_error("create", path))?;
+        make(&*disk, path)?;
         let lock = lock(&*disk, path)?;
         let known = match read_identity(&*disk, path) {
             Ok((found, _)) if found != owner => return Err(foreign(path, found, owner)),
@@ -262,6 +262,17 @@ fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Folde
     move |source| FolderError::Io { doing, path, source }
 }
 
+/// Makes the folder and what leads to it. Its name lasts before anything in it counts: a replica whose folder
+/// is gone after a power cut would have forgotten its vote.
+fn make(disk: &dyn Disk, path: &Path) -> Result<(), FolderError> {
+    disk::make_folder(disk, path).map_err(io_error("create", path))?;
+    for above in path.ancestors().skip(2).filter(|above| !above.as_os_str().is_empty()) {
+        // Mostly they have been there for long, and may be none of our business.
+        let _ = disk.sync_directory(above);
+    }
+    Ok(())
+}
+
 fn lock(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn Lock>, FolderError> {
     let file = path.join(LOCK);
     match disk.lock(&file) {
@@ -308,13 +319,7 @@ fn write_marker(disk: &dyn Disk, folder: &Path) -> Result<(), FolderError> {
         let file = disk.open(&path, Access::Create)?;
         file.write_all_at(REPLACING_TEXT.as_bytes(), 0)?;
         file.sync_data()?;
-        disk.sync_directory(folder)?;
-        // The folder itself may be new, too; if its parent can't be opened, somebody else made it earlier.
-        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
-        match disk.sync_directory(parent.unwrap_or(Path::new("."))) {
-            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
-            _ => Ok(()),
-        }
+        disk.sync_directory(folder)
     };
     write().map_err(io_error("write", &path))
 }

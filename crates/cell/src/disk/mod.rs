@@ -122,6 +122,19 @@ pub async fn run<R: Send + 'static>(
     if disk.blocks() { tokio::task::spawn_blocking(work).await.map_err(io::Error::other)? } else { work() }
 }
 
+/// Creates a folder with its parents and makes its name last, also if it was there: whoever made it may have
+/// been stopped before that. POSIX promises nothing of a folder whose parent was never synced, whatever was
+/// synced inside it.
+pub(crate) fn make_folder(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    disk.create_directory(path)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match disk.sync_directory(parent.unwrap_or(Path::new("."))) {
+        // What can't be opened was made by somebody else, earlier.
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Whether an error says that there is no space, which may pass, unlike other failures of a disk.
 pub fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)

@@ -13,7 +13,7 @@ use super::segment::{self, Found, PAGE_BYTES, Scanner, Segment, segment_name, se
 use super::spares::Spares;
 use super::tail::{Place, Tail};
 use super::{Identity, LogError};
-use crate::disk::{Access, Disk};
+use crate::disk::{self, Access, Disk};
 
 pub(super) struct Recovered {
     pub(super) tail: Tail,
@@ -38,7 +38,7 @@ pub(super) fn recover(
     create: bool,
 ) -> Result<Recovered, LogError> {
     if create {
-        disk.create_directory(folder).map_err(LogError::io("create", folder))?;
+        disk::make_folder(disk, folder).map_err(LogError::io("create", folder))?;
     }
     let names = match disk.list(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

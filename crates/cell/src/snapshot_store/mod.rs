@@ -23,7 +23,7 @@ pub use self::file::{SnapshotBody, SnapshotFile};
 pub use self::receiving::ReceivingSnapshot;
 pub use self::write::SnapshotWriter;
 use crate::consensus::TypeConfig;
-use crate::disk::{Access, Disk};
+use crate::disk::{self, Access, Disk};
 use crate::log::Identity;
 
 pub(crate) type Meta = SnapshotMetaOf<TypeConfig>;
@@ -59,7 +59,7 @@ impl SnapshotStore {
     }
 
     fn open_folder(disk: Arc<dyn Disk>, folder: &Path, cell_id: u64) -> Result<Self, SnapshotError> {
-        disk.create_directory(folder).map_err(SnapshotError::io("create", folder))?;
+        disk::make_folder(&*disk, folder).map_err(SnapshotError::io("create", folder))?;
         let names = disk.list(folder).map_err(SnapshotError::io("list", folder))?;
         for name in names.iter().filter(|name| name.ends_with(PARTIAL)) {
             remove(&*disk, &folder.join(name));

@@ -153,6 +153,8 @@ pub enum Verdict {
         /// The operation is done, but nobody is told; else it isn't done at all.
         done: bool,
     },
+    /// It isn't done, but said to be: a disk that lies. What gives back something, such as a read, is done.
+    Pretend,
     /// A bit of what is read or written is another one. Other operations are simply done.
     Flip {
         /// Which byte of those that are read or written; taken modulo their number.

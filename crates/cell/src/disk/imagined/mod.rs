@@ -42,12 +42,21 @@ pub struct ImaginedDisk {
 
 impl fmt::Debug for ImaginedDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.files().into_iter().map(|path| (path.clone(), self.contents(&path).len()))).finish()
+        f.debug_map()
+            .entries(self.files().into_iter().map(|path| (path.clone(), self.contents(&path).len())))
+            .finish()
     }
 }
 
 /// What is left to be done to bytes that are read or written.
 type Flip = Option<(u64, u8)>;
+
+/// What came of asking.
+#[derive(Clone, Copy)]
+struct Asked {
+    flip: Flip,
+    pretend: bool,
+}
 
 impl ImaginedDisk {
     /// An empty disk.
@@ -181,12 +190,22 @@ impl ImaginedDisk {
         self.tree.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Does what gives nothing back, unless it is only pretended.
+    fn change(
+        &self,
+        path: &Path,
+        kind: Kind<'_>,
+        change: impl FnOnce(&mut Tree, Flip) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.operate(path, kind, |tree, asked| if asked.pretend { Ok(()) } else { change(tree, asked.flip) })
+    }
+
     /// Asks what is to happen, and lets it.
     fn operate<R>(
         &self,
         path: &Path,
         kind: Kind<'_>,
-        operate: impl FnOnce(&mut Tree, Flip) -> io::Result<R>,
+        operate: impl FnOnce(&mut Tree, Asked) -> io::Result<R>,
     ) -> io::Result<R> {
         let serial = {
             let mut tree = self.tree();
@@ -198,21 +217,29 @@ impl ImaginedDisk {
         };
         let verdict = self.faults.before(&Operation { serial, kind, path });
         let mut tree = self.tree();
-        let (flip, told) = match verdict {
+        let mut asked = Asked { flip: None, pretend: false };
+        let told = match verdict {
             // Another thread, or whoever was asked, may have cut it meanwhile.
             _ if tree.power_is_cut => return Err(io::Error::other(PowerCut)),
-            Verdict::Proceed => (None, true),
-            Verdict::Flip { byte, bit } => (Some((byte, bit)), true),
+            Verdict::Proceed => true,
+            Verdict::Pretend => {
+                asked.pretend = true;
+                true
+            }
+            Verdict::Flip { byte, bit } => {
+                asked.flip = Some((byte, bit));
+                true
+            }
             Verdict::Fail(error) => return Err(error),
             Verdict::CutPower { done } => {
                 tree.power_is_cut = true;
                 if !done {
                     return Err(io::Error::other(PowerCut));
                 }
-                (None, false)
+                false
             }
         };
-        let done = operate(&mut tree, flip);
+        let done = operate(&mut tree, asked);
         if told { done } else { Err(io::Error::other(PowerCut)) }
     }
 
@@ -252,7 +279,7 @@ impl Disk for ImaginedDisk {
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
         let path = tidy(path);
-        self.operate(&path, Kind::CreateFolder, |tree, _| tree.create_folder(&path))
+        self.change(&path, Kind::CreateFolder, |tree, _| tree.create_folder(&path))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
@@ -262,17 +289,17 @@ impl Disk for ImaginedDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let (from, to) = (tidy(from), tidy(to));
-        self.operate(&from, Kind::Rename { to: &to }, |tree, _| tree.rename(&from, &to))
+        self.change(&from, Kind::Rename { to: &to }, |tree, _| tree.rename(&from, &to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let path = tidy(path);
-        self.operate(&path, Kind::Remove, |tree, _| tree.remove(&path))
+        self.change(&path, Kind::Remove, |tree, _| tree.remove(&path))
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
         let path = tidy(path);
-        self.operate(&path, Kind::SyncFolder, |tree, _| tree.sync_folder(&path))
+        self.change(&path, Kind::SyncFolder, |tree, _| tree.sync_folder(&path))
     }
 
     fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
@@ -334,13 +361,16 @@ struct ImaginedFile {
 }
 
 impl ImaginedFile {
-    fn operate<R>(
+    fn path(&self) -> PathBuf {
+        self.disk.tree().files.get(&self.id).map(|file| file.path.clone()).unwrap_or_default()
+    }
+
+    fn change(
         &self,
         kind: Kind<'_>,
-        operate: impl FnOnce(&mut Tree, Flip) -> io::Result<R>,
-    ) -> io::Result<R> {
-        let path = self.disk.tree().files.get(&self.id).map(|file| file.path.clone()).unwrap_or_default();
-        self.disk.operate(&path, kind, operate)
+        change: impl FnOnce(&mut Tree, Flip) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.disk.change(&self.path(), kind, change)
     }
 }
 
@@ -352,21 +382,21 @@ impl Drop for ImaginedFile {
 
 impl DiskFile for ImaginedFile {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.operate(Kind::Write { offset, bytes }, |tree, flip| {
+        self.change(Kind::Write { offset, bytes }, |tree, flip| {
             tree.change(self.id, Change::Bytes { offset, bytes: flipped(bytes, flip) })
         })
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let length = buffer.len() as u64;
-        self.operate(Kind::Read { offset, length }, |tree, flip| {
+        self.disk.operate(&self.path(), Kind::Read { offset, length }, |tree, asked| {
             let contents = &tree.files[&self.id].now;
             if offset + length > contents.length() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             contents.read(offset, buffer);
-            if flip.is_some() {
-                buffer.copy_from_slice(&flipped(buffer, flip));
+            if asked.flip.is_some() {
+                buffer.copy_from_slice(&flipped(buffer, asked.flip));
             }
             Ok(())
         })
@@ -374,19 +404,23 @@ impl DiskFile for ImaginedFile {
 
     fn length(&self) -> io::Result<u64> {
         let tree = self.disk.tree();
-        if tree.power_is_cut { Err(io::Error::other(PowerCut)) } else { Ok(tree.files[&self.id].now.length()) }
+        if tree.power_is_cut {
+            Err(io::Error::other(PowerCut))
+        } else {
+            Ok(tree.files[&self.id].now.length())
+        }
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {
-        self.operate(Kind::SetLength(length), |tree, _| tree.change(self.id, Change::Length(length)))
+        self.change(Kind::SetLength(length), |tree, _| tree.change(self.id, Change::Length(length)))
     }
 
     fn fill_with_zeros(&self, from: u64, to: u64) -> io::Result<()> {
-        self.operate(Kind::Fill { from, to }, |tree, _| tree.change(self.id, Change::Zeros { from, to }))
+        self.change(Kind::Fill { from, to }, |tree, _| tree.change(self.id, Change::Zeros { from, to }))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.operate(Kind::SyncData, |tree, _| {
+        self.change(Kind::SyncData, |tree, _| {
             tree.sync_data(self.id);
             Ok(())
         })

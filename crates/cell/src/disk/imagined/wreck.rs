@@ -70,8 +70,11 @@ impl Wreck {
         let mut pieces = Vec::new();
         for (path, id) in self.files(names_kept) {
             let Some(loose) = self.loose.get(&id) else { continue };
-            let piece =
-                |offset, versions: usize| UnsyncedPiece { path: path.clone(), offset, versions: versions - 1 };
+            let piece = |offset, versions: usize| UnsyncedPiece {
+                path: path.clone(),
+                offset,
+                versions: versions - 1,
+            };
             if loose.lengths.len() > 1 {
                 pieces.push(piece(None, loose.lengths.len()));
             }
@@ -130,7 +133,9 @@ impl Wreck {
 
     fn files(&self, names_kept: usize) -> Vec<(PathBuf, u64)> {
         let names = self.names(names_kept).into_iter();
-        names.filter_map(|(path, node)| if let Node::File(id) = node { Some((path, id)) } else { None }).collect()
+        names
+            .filter_map(|(path, node)| if let Node::File(id) = node { Some((path, id)) } else { None })
+            .collect()
     }
 }
 

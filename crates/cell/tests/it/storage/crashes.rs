@@ -173,7 +173,8 @@ impl Run {
             Step::Tick => self.disk.tick(),
             Step::Reopen => {
                 self.disk.resume();
-                self.log.close().await;
+                // Without power the workers stand still, and this would wait for them.
+                let _ = self.log.close().now_or_never();
                 if !self.disk.power_is_cut() {
                     self.model.all_sure();
                 }

@@ -180,7 +180,7 @@ fn damage_in_an_older_segment_is_found() {
             }
         }
         let disk = disk.copy();
-        bramah_cell::disk::Disk::remove(&disk, &segment(sequence)).expect("a removal");
+        bramah_cell::disk::Disk::remove(&*disk, &segment(sequence)).expect("a removal");
         let error = reopen(&disk).err().expect("a segment is missing").to_string();
         assert!(error.contains("the file is missing"), "{error}");
     }
@@ -211,7 +211,7 @@ fn the_vote_is_never_forgotten() {
         assert!(matches!(error, LogError::Damaged { .. }), "byte {at}: {error}");
     }
     let disk = disk.copy();
-    bramah_cell::disk::Disk::remove(&disk, &control).expect("a removal");
+    bramah_cell::disk::Disk::remove(&*disk, &control).expect("a removal");
     let error = reopen(&disk).err().expect("the vote is gone").to_string();
     assert!(error.contains("the file with the vote is missing"), "{error}");
 }

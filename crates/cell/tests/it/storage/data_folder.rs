@@ -23,7 +23,7 @@ fn open(disk: &SimDisk, (cell, id, replica): (&str, u64, u64)) -> Result<DataFol
 #[test]
 fn a_foreign_folder_is_refused() {
     let disk = SimDisk::default();
-    assert!(DataFolder::owner_of(&disk, Path::new(FOLDER)).expect("an empty folder").is_none());
+    assert!(DataFolder::owner_of(&*disk, Path::new(FOLDER)).expect("an empty folder").is_none());
     assert!(open(&disk, CELL).expect("a new folder").is_new());
     for other in [("other", 0xabcd, 2), ("main", 0xabce, 2), ("main", 0xabcd, 3)] {
         let message = open(&disk, other).err().expect("it is refused").to_string();
@@ -31,7 +31,7 @@ fn a_foreign_folder_is_refused() {
         let asked = format!("replica {} of the cell {} ({:016x}) was asked for", other.2, other.0, other.1);
         assert!(message.contains(&asked), "{message}");
     }
-    let owner = DataFolder::owner_of(&disk, Path::new(FOLDER)).expect("an identity").expect("an owner");
+    let owner = DataFolder::owner_of(&*disk, Path::new(FOLDER)).expect("an identity").expect("an owner");
     assert_eq!((owner.cell.as_str(), owner.cell_id, owner.replica), CELL);
 }
 
