@@ -1,0 +1,3 @@
+//! The storm's record and judges from outside: fed histories that are right, wrong and garbled.
+
+mod history;
