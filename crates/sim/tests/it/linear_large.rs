@@ -166,7 +166,7 @@ fn many_unknown_outcomes() {
     {
         let history = history(keys, each, clients, unknown);
         let start = Instant::now();
-        let report = linear::check(&history, 300_000);
+        let report = linear::check(&history, STEPS);
         println!(
             "{keys} keys, {clients} clients a key, {unknown} ‰ unknown: {} operations in {:?}, {} undecided",
             report.checked,

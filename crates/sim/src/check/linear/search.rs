@@ -79,6 +79,9 @@ pub struct Search<'a, M: Model> {
     required: Vec<Required<'a>>,
     classes: Vec<Class<'a>>,
     steps_left: u64,
+    /// Chains longer than this are left out of this round.
+    longest_chain: usize,
+    left_some_chain: bool,
     here: Position<M::State>,
     order: Vec<Taken>,
     /// Where the search has been: of each state and set of required operations, how much of each class was used.
@@ -159,15 +162,46 @@ impl<'a, M: Model> Search<'a, M> {
             used: vec![0; classes.len()].into(),
             state: model.initial(),
         };
-        Self { model, required, classes, steps_left: 0, here, order: Vec::new(), been: HashMap::new() }
+        Self {
+            model,
+            required,
+            classes,
+            steps_left: 0,
+            longest_chain: 0,
+            left_some_chain: false,
+            here,
+            order: Vec::new(),
+            been: HashMap::new(),
+        }
     }
 
     /// An order, by the numbers of its operations; `None`: there is none.
     ///
     /// # Errors
-    /// [`OutOfSteps`] when neither is certain after asking the model `steps` times.
+    /// [`OutOfSteps`] when neither is certain after `steps` questions to the model and comparisons of positions.
     pub fn run(mut self, steps: u64) -> Result<Option<Vec<usize>>, OutOfSteps> {
-        self.steps_left = steps;
+        // Most orders need one such operation at a place. A wrong turn far back is found sooner if longer chains, of
+        // which there are far more, are left for a later round. Only a round that left nothing proves that there is no order.
+        for longest in [1, 2, 4] {
+            self.begin(longest, steps / 8);
+            match self.round() {
+                Ok(None) if self.left_some_chain => {}
+                Err(OutOfSteps) => {}
+                found => return found,
+            }
+        }
+        self.begin(usize::MAX, steps);
+        self.round()
+    }
+
+    fn begin(&mut self, longest_chain: usize, steps: u64) {
+        self.undo(0);
+        self.here.state = self.model.initial();
+        self.been.clear();
+        (self.longest_chain, self.left_some_chain, self.steps_left) = (longest_chain, false, steps);
+    }
+
+    fn round(&mut self) -> Result<Option<Vec<usize>>, OutOfSteps> {
         let mut left: Vec<Left<M::State>> = Vec::new();
         loop {
             let Some(mut ways) = self.arrive()? else { return Ok(Some(self.numbers())) };
@@ -213,7 +247,7 @@ impl<'a, M: Model> Search<'a, M> {
         if ways.candidates.is_empty() {
             return Ok(None);
         }
-        if self.been_here(&ways) {
+        if self.been_here(&ways)? {
             ways.found.clear();
         } else if !self.classes.is_empty() {
             ways.chains.push_back((Chain::new(), self.here.state.clone()));
@@ -223,21 +257,22 @@ impl<'a, M: Model> Search<'a, M> {
     }
 
     /// Whether this position, or one that dominates it, was entered before; if not, remembers it.
-    fn been_here(&mut self, ways: &Ways<M::State>) -> bool {
+    fn been_here(&mut self, ways: &Ways<M::State>) -> Result<bool, OutOfSteps> {
         // With one way on, the memory of the next fork will do.
         if self.classes.is_empty() && ways.found.len() < 2 {
-            return false;
+            return Ok(false);
         }
         let key = (self.here.done.key(), self.here.state.clone());
         let used = &self.here.used;
         let classes = &self.classes;
         let entries = self.been.entry(key).or_default();
+        self.steps_left = self.steps_left.checked_sub(entries.len() as u64).ok_or(OutOfSteps)?;
         if entries.iter().any(|entry| dominates(classes, entry, used)) {
-            return true;
+            return Ok(true);
         }
         entries.retain(|entry| !dominates(classes, used, entry));
         entries.push(used.clone());
-        false
+        Ok(false)
     }
 
     fn next_way(&mut self, ways: &mut Ways<M::State>) -> Result<Option<Way<M::State>>, OutOfSteps> {
@@ -248,6 +283,10 @@ impl<'a, M: Model> Search<'a, M> {
                 }
             }
             let Some((chain, state)) = ways.chains.pop_front() else { return Ok(None) };
+            if chain.len() >= self.longest_chain {
+                self.left_some_chain = true;
+                continue;
+            }
             for class in 0..self.classes.len() {
                 if self.has_unused(class, &chain, ways.frontier) {
                     self.lengthen(&chain, &state, class, ways)?;
@@ -275,6 +314,8 @@ impl<'a, M: Model> Search<'a, M> {
             return Ok(());
         };
         let chain = [chain, &[class]].concat();
+        let known = ways.leading_to.get(&state).map_or(0, Vec::len) as u64;
+        self.steps_left = self.steps_left.checked_sub(known).ok_or(OutOfSteps)?;
         if !self.leaves_all_within_reach(&state, ways, None) || !is_shortest(&chain, &state, ways) {
             return Ok(());
         }
