@@ -12,7 +12,8 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("cell", &["machine", "wire"], &[]),
     ("client", &["wire"], &["server"]),
     ("server", &["cell", "machine", "wire"], &["client"]),
-    ("bramah", &["client", "server"], &[]),
+    ("sim", &["cell", "client", "machine", "server", "wire"], &[]),
+    ("bramah", &["client", "server"], &["sim"]),
     // It tests a workspace that does not compile, so it must compile without it.
     ("xtask", &[], &[]),
 ];

@@ -34,9 +34,9 @@ pub const STEPS: u64 = 5_000_000;
 pub enum Verdict {
     /// There is an order; this one, as places among the operations given. Unknown ones that it doesn't need are left out.
     Linearizable(Vec<usize>),
-    /// There is none; this text says where it breaks.
-    Violation(String),
-    /// Neither was found within the steps allowed.
+    /// There is none. [`explain_key`] says where it breaks.
+    Violation,
+    /// Neither is certain after the steps allowed.
     Undecided,
 }
 
@@ -47,9 +47,12 @@ pub fn check(history: &History, steps: u64) -> Report {
         report.checked += operations.len() as u64;
         match check_key(&operations, steps) {
             Verdict::Linearizable(_) => {}
-            Verdict::Violation(text) => report.anomaly(|| format!("{key} is not linearizable: {text}")),
+            Verdict::Violation => {
+                report.anomaly(|| format!("{key} is not linearizable: {}", explain_key(&operations, steps)))
+            }
             Verdict::Undecided => report.undecided.push(format!(
-                "{key}: no order of its {} operations was found or ruled out in {steps} steps; shorten the run, or spread it over more keys",
+                "{key}: whether its {} operations have an order is not certain after {steps} steps; \
+                 shorten the run, or spread it over more keys",
                 operations.len()
             )),
         }
@@ -61,23 +64,41 @@ pub fn check(history: &History, steps: u64) -> Report {
 #[must_use]
 pub fn check_key(operations: &[&Operation], steps: u64) -> Verdict {
     let intervals = intervals(operations);
-    let counters = operations.iter().filter(|operation| operation.call.of_counter()).count();
-    if counters == 0 {
-        judge(&File::of(&intervals), operations, &intervals, steps)
-    } else if counters == operations.len() {
-        judge(&Counter::of(&intervals), operations, &intervals, steps)
-    } else {
-        Verdict::Violation(
-            "the history calls it a file and a counter; the workload must keep to one of them".to_owned(),
-        )
+    let found = match kind(operations) {
+        Kind::File => Search::new(&File::of(&intervals), &intervals).run(steps),
+        Kind::Counter => Search::new(&Counter::of(&intervals), &intervals).run(steps),
+        Kind::Both => Ok(None),
+    };
+    match found {
+        Ok(Some(order)) => Verdict::Linearizable(order),
+        Ok(None) => Verdict::Violation,
+        Err(OutOfSteps) => Verdict::Undecided,
     }
 }
 
-fn judge<M: Model>(model: &M, operations: &[&Operation], intervals: &[Interval], steps: u64) -> Verdict {
-    match Search::new(model, intervals).run(steps) {
-        Ok(Some(order)) => Verdict::Linearizable(order),
-        Ok(None) => Verdict::Violation(explain::violation(model, operations, intervals, steps)),
-        Err(OutOfSteps) => Verdict::Undecided,
+/// Where operations on one key, which are a violation, have no order any more: text of several lines. It takes about as
+/// many searches as their number has binary digits, each with at most `steps`.
+#[must_use]
+pub fn explain_key(operations: &[&Operation], steps: u64) -> String {
+    let intervals = intervals(operations);
+    match kind(operations) {
+        Kind::File => explain::violation(&File::of(&intervals), operations, &intervals, steps),
+        Kind::Counter => explain::violation(&Counter::of(&intervals), operations, &intervals, steps),
+        Kind::Both => "the history calls it a file and a counter; the workload must keep to one".to_owned(),
+    }
+}
+
+enum Kind {
+    File,
+    Counter,
+    Both,
+}
+
+fn kind(operations: &[&Operation]) -> Kind {
+    match operations.iter().filter(|operation| operation.call.of_counter()).count() {
+        0 => Kind::File,
+        counters if counters == operations.len() => Kind::Counter,
+        _ => Kind::Both,
     }
 }
 

@@ -4,14 +4,87 @@ use super::search::{Interval, Model};
 use crate::history::{Answer, Call, Contents, Refusal};
 
 /// A file: written whole, compared and swapped by its generation, deleted. It starts missing.
+///
+/// Each change has a revision of the cell, later changes a greater one; in between are those of other keys.
 #[derive(Clone, Copy, Debug)]
 pub struct File {
     /// Generations begin again after a deletion; without one they only grow.
     deletions: bool,
 }
 
-/// Contents and generation of a file that is there.
-type Contained = Option<(Contents, u64)>;
+/// What a [`File`] is at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Held {
+    /// Contents and generation.
+    file: Option<(Contents, u64)>,
+    /// The revision of the last change; or the least it can be, if nobody was told.
+    revision: u64,
+    /// It is that revision. Of a file that is missing nobody is ever told, so it is `false`.
+    told: bool,
+}
+
+impl Held {
+    fn generation(&self) -> u64 {
+        self.file.as_ref().map_or(0, |(_, generation)| *generation)
+    }
+
+    /// After a change whose revision this is, if it was told.
+    fn change(&self, file: Option<(Contents, u64)>, revision: Option<u64>) -> Option<Held> {
+        let told = revision.is_some() && file.is_some();
+        let revision = revision.unwrap_or(self.revision + 1);
+        (revision > self.revision).then_some(Held { file, revision, told })
+    }
+
+    fn get(&self, answer: Option<&Answer>) -> Option<Held> {
+        match (answer, &self.file) {
+            (None, _) | (Some(Answer::Refused(Refusal::NotFound)), None) => Some(self.clone()),
+            (Some(Answer::Contents { contents, generation, revision }), Some((held, now))) => {
+                let of_revision =
+                    if self.told { *revision == self.revision } else { *revision >= self.revision };
+                (contents == held && generation == now && of_revision).then(|| Held {
+                    revision: *revision,
+                    told: true,
+                    ..self.clone()
+                })
+            }
+            _ => None,
+        }
+    }
+
+    fn set(&self, contents: &Contents, if_generation: Option<u64>, answer: Option<&Answer>) -> Option<Held> {
+        let now = self.generation();
+        if if_generation.is_some_and(|wanted| wanted != now) {
+            let exists = is_refusal(answer, |refusal| *refusal == Refusal::Exists);
+            let refused = (if_generation == Some(0) && exists) || tells_generation(now, answer);
+            return refused.then(|| self.clone());
+        }
+        let revision = match answer {
+            Some(Answer::Written { generation, revision, created })
+                if *generation == now + 1 && *created == (now == 0) =>
+            {
+                Some(*revision)
+            }
+            Some(_) => return None,
+            None => None,
+        };
+        self.change(Some((contents.clone(), now + 1)), revision)
+    }
+
+    fn delete(&self, if_generation: Option<u64>, answer: Option<&Answer>) -> Option<Held> {
+        let now = self.generation();
+        if now == 0 {
+            return is_refusal(answer, |refusal| *refusal == Refusal::NotFound).then(|| self.clone());
+        }
+        if if_generation.is_some_and(|wanted| wanted != now) {
+            return tells_generation(now, answer).then(|| self.clone());
+        }
+        match answer {
+            Some(Answer::Deleted { revision }) => self.change(None, Some(*revision)),
+            Some(_) => None,
+            None => self.change(None, None),
+        }
+    }
+}
 
 impl File {
     /// For these operations, and no others.
@@ -22,74 +95,57 @@ impl File {
 }
 
 impl Model for File {
-    type State = Contained;
+    type State = Held;
 
-    fn initial(&self) -> Contained {
-        None
+    fn initial(&self) -> Held {
+        Held::default()
     }
 
-    fn step(&self, state: &Contained, call: &Call, answer: Option<&Answer>) -> Option<Contained> {
-        let now = generation(state);
+    fn step(&self, state: &Held, call: &Call, answer: Option<&Answer>) -> Option<Held> {
         match call {
-            Call::Get => reads(state, answer).then(|| state.clone()),
-            Call::Set { if_generation, .. } if if_generation.is_some_and(|wanted| wanted != now) => {
-                let exists =
-                    *if_generation == Some(0) && is_refusal(answer, |refusal| *refusal == Refusal::Exists);
-                (exists || tells_generation(now, answer)).then(|| state.clone())
-            }
-            Call::Set { contents, .. } => {
-                tells_written(now, answer).then(|| Some((contents.clone(), now + 1)))
-            }
-            Call::Delete { .. } if state.is_none() => {
-                is_refusal(answer, |refusal| *refusal == Refusal::NotFound).then(|| state.clone())
-            }
-            Call::Delete { if_generation } if if_generation.is_some_and(|wanted| wanted != now) => {
-                tells_generation(now, answer).then(|| state.clone())
-            }
-            Call::Delete { .. } => matches!(answer, None | Some(Answer::Deleted { .. })).then_some(None),
+            Call::Get => state.get(answer),
+            Call::Set { contents, if_generation } => state.set(contents, *if_generation, answer),
+            Call::Delete { if_generation } => state.delete(*if_generation, answer),
             Call::Add { .. } | Call::Read => None,
         }
     }
 
-    fn within_reach(&self, state: &Contained, _: &Call, answer: Option<&Answer>) -> bool {
-        let now = generation(state);
-        let needed = match answer {
-            Some(Answer::Contents { generation, .. }) => *generation,
-            Some(Answer::Written { generation, .. }) => generation.saturating_sub(1),
-            Some(Answer::Refused(Refusal::GenerationDiffers { current: Some(current) })) => *current,
-            Some(Answer::Refused(Refusal::NotFound)) => 0,
+    fn within_reach(&self, state: &Held, _: &Call, answer: Option<&Answer>) -> bool {
+        let (generation, revision) = match answer {
+            Some(Answer::Contents { generation, revision, .. }) => (*generation, *revision),
+            Some(Answer::Written { generation, revision, .. }) => {
+                (generation.saturating_sub(1), revision.saturating_sub(1))
+            }
+            Some(Answer::Deleted { revision }) => (u64::MAX, revision.saturating_sub(1)),
+            Some(Answer::Refused(Refusal::GenerationDiffers { current: Some(current) })) => {
+                (*current, u64::MAX)
+            }
+            Some(Answer::Refused(Refusal::NotFound)) => (0, u64::MAX),
             _ => return true,
         };
-        self.deletions || now <= needed
+        state.revision <= revision && (self.deletions || state.generation() <= generation)
     }
 
-    fn describe(&self, state: &Contained) -> String {
-        match state {
+    fn covers(&self, call: &Call, conditional: &Call) -> bool {
+        match (call, conditional) {
+            (
+                Call::Set { contents, if_generation: None },
+                Call::Set { contents: same, if_generation: Some(_) },
+            ) => contents == same,
+            (Call::Delete { if_generation: None }, Call::Delete { if_generation: Some(_) }) => true,
+            _ => false,
+        }
+    }
+
+    fn describe(&self, state: &Held) -> String {
+        let Held { file, revision, told } = state;
+        let least = if *told { "" } else { "at least " };
+        match file {
             None => "no file".to_owned(),
-            Some((contents, generation)) => format!("{contents}, generation {generation}"),
+            Some((contents, generation)) => {
+                format!("{contents}, generation {generation}, revision {least}{revision}")
+            }
         }
-    }
-}
-
-fn generation(state: &Contained) -> u64 {
-    state.as_ref().map_or(0, |(_, generation)| *generation)
-}
-
-fn reads(state: &Contained, answer: Option<&Answer>) -> bool {
-    match (answer, state) {
-        (Some(Answer::Contents { contents, generation, .. }), Some((held, now))) => {
-            contents == held && generation == now
-        }
-        (Some(Answer::Refused(Refusal::NotFound)), None) | (None, _) => true,
-        _ => false,
-    }
-}
-
-fn tells_written(now: u64, answer: Option<&Answer>) -> bool {
-    match answer {
-        Some(Answer::Written { generation, created, .. }) => *generation == now + 1 && *created == (now == 0),
-        Some(_) => false,
-        None => true,
     }
 }
 
