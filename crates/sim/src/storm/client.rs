@@ -10,6 +10,7 @@ use bramah_wire::transport::Transport;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::watch::Watch;
 use crate::history::{Call, Outcome, Recorder};
 
 /// Calls under way at once in one process.
@@ -27,6 +28,7 @@ pub(super) struct Application {
     pub(super) addresses: Vec<String>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) recorder: Recorder,
+    pub(super) watch: Watch,
     /// Longest pause of a worker between two calls.
     pub(super) think: Duration,
     /// Set when no more calls are to begin.
@@ -53,8 +55,23 @@ impl Application {
             let random = StdRng::seed_from_u64(self.seed.wrapping_mul(31).wrapping_add(worker));
             working.spawn(Worker::new(self.clone(), client.clone(), worker, random).work());
         }
+        let promised = tokio::spawn(self.clone().note_promises(client.clone()));
         working.join_all().await;
+        promised.abort();
+        if let Some(session) = client.session() {
+            self.watch.closes(session.session);
+        }
         client.close().await;
+    }
+
+    /// Notes until when the client relies on its session.
+    async fn note_promises(self, client: Client) {
+        loop {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            if let Some(session) = client.session().filter(|session| !session.lease_left.is_zero()) {
+                self.watch.promised(session.session, session.lease_left);
+            }
+        }
     }
 
     async fn connect(&self, random: &mut StdRng) -> Client {

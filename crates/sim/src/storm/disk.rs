@@ -244,9 +244,9 @@ impl HostDisk {
         Some(format!("bit {bit} of byte {at} of {} is flipped", path.display()))
     }
 
-    /// The replica has started in spite of a flipped bit: it was in nothing that matters.
-    pub(super) fn forget_damage(&self) {
-        self.inner.state.lock().damaged = false;
+    /// Whether a bit was flipped since the disk was new, found or not.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.inner.state.lock().damaged
     }
 }
 

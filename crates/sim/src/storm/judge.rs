@@ -1,14 +1,19 @@
 //! What a storm proved: every checker over everything that was seen.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::Storm;
+use super::client::{KEYS, counter};
 use super::timeline::Note;
-use crate::check::linear;
+use crate::check::{digests, exactly_once, linear, sessions};
 use crate::history::{Counts, History};
+
+/// How long after its lease a session may still be there: each change of leader gives it a whole lease again.
+const LATEST_END: Duration = Duration::from_secs(120);
 
 /// What came of one storm.
 #[derive(Clone, Debug, Serialize)]
@@ -44,18 +49,22 @@ pub struct Report {
 }
 
 pub(super) fn judge(storm: Storm, began: std::time::Instant) -> Report {
-    compare_digests(&storm);
     let history = storm.recorder.history();
-    let mut anomalies = storm.watch.anomalies();
     let linear = linear::check(&history, linear::STEPS);
-    anomalies.extend(linear.anomalies.iter().cloned());
+    let [events, sessions] = storm.watch.judge(rules(&storm));
+    let others = [exactly_once::check(&history, &finals(&storm)), digests::check(&digests_of(&storm))];
+    let checked = events.checked;
+    let mut anomalies = storm.watch.anomalies();
+    for report in [&linear, &events, &sessions].into_iter().chain(&others) {
+        anomalies.extend(report.anomalies.iter().cloned());
+    }
     Report {
         seed: storm.plan.seed,
         simulated_ms: storm.engine.now_ms(),
         took_ms: millis(began.elapsed()),
         operations: history.counts().total(),
         outcomes: history.counts(),
-        events: storm.watch.events(),
+        events: checked,
         keys: history.by_key().len() as u64,
         undecided: linear.undecided.len() as u64,
         anomalies,
@@ -66,24 +75,35 @@ pub(super) fn judge(storm: Storm, began: std::time::Instant) -> Report {
     }
 }
 
+/// Sessions have 2 % for drifting clocks, as much as a client counts on (spec S-4), and end when nobody leads for
+/// long, too: that they end at all is what is asked.
+fn rules(storm: &Storm) -> sessions::Rules {
+    let observed_until = storm.engine.now_ms() * 1_000_000;
+    sessions::Rules { drift_ppm: 20_000, bound: LATEST_END.as_nanos() as u64, observed_until }
+}
+
+/// The counters at the end, as one replica has them; that the others have the same is what digests say.
+fn finals(storm: &Storm) -> BTreeMap<Arc<str>, i64> {
+    let Some(cell) = storm.replicas.iter().find_map(super::Replica::cell) else { return BTreeMap::new() };
+    let view = cell.view();
+    let counters = (0..KEYS).map(counter).filter_map(|path| {
+        let known = bramah_machine::Path::parse(&path).ok()?;
+        Some((path.as_str().into(), view.get_counter(&known).ok()?.0))
+    });
+    counters.collect()
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// All replicas have applied the same; so they must hold the same (spec G-9).
-fn compare_digests(storm: &Storm) {
-    let mut digests: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
-    for replica in &storm.replicas {
-        if let Some(cell) = replica.cell() {
-            let applied = cell.status().applied_index;
-            digests.entry(applied).or_default().push((replica.number, cell.view().digest()));
-        }
-    }
-    for (applied, digests) in digests {
-        if digests.windows(2).any(|pair| pair[0].1 != pair[1].1) {
-            storm.watch.report(format!(
-                "the replicas differ after entry {applied}: digests {digests:x?} (spec G-9)"
-            ));
-        }
-    }
+fn digests_of(storm: &Storm) -> Vec<digests::Record> {
+    let running = storm.replicas.iter().filter_map(|replica| Some((replica.number, replica.cell()?)));
+    let records = running.map(|(replica, cell)| digests::Record {
+        replica,
+        applied: cell.status().applied_index,
+        digest: cell.view().digest(),
+    });
+    records.collect()
 }

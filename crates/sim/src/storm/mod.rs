@@ -121,8 +121,6 @@ pub struct Storm {
     serial: u64,
     enough: Arc<AtomicBool>,
     applications: Vec<HostId>,
-    /// The replica that lost data and is being repaired: until it is, no other may lose any.
-    repaired: Option<usize>,
     over: bool,
 }
 
@@ -156,7 +154,6 @@ impl Storm {
             serial: 0,
             enough: Arc::default(),
             applications: Vec::new(),
-            repaired: None,
             over: false,
             plan,
         };
@@ -189,6 +186,7 @@ impl Storm {
             addresses: self.replicas.iter().map(|replica| replica.member().1.client_address).collect(),
             transport: self.engine.transport(host),
             recorder: self.recorder.clone(),
+            watch: self.watch.clone(),
             think: self.plan.think,
             enough: Arc::clone(&self.enough),
         }
@@ -546,15 +544,13 @@ impl Storm {
         self.start_application(number);
     }
 
-    /// Claims the right to destroy one replica's data: false while another's is being repaired.
+    /// Whether one replica's data may be destroyed: only while all others have theirs, found damaged or not.
     pub fn may_damage(&mut self, replica: usize) -> bool {
-        let repaired = self.repaired.is_none_or(|other| {
-            other == replica || self.replicas[other].cell().is_some_and(|cell| cell.status().trouble.is_empty())
-        });
-        if repaired {
-            self.repaired = Some(replica);
-        }
-        repaired
+        let is_whole = |other: &Replica| {
+            !other.disk.is_damaged() && other.cell().is_some_and(|cell| cell.status().trouble.is_empty())
+        };
+        let others = self.replicas.iter().enumerate().filter(|(other, _)| *other != replica);
+        others.into_iter().all(|(_, other)| is_whole(other))
     }
 }
 
