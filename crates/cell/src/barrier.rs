@@ -15,6 +15,7 @@ use crate::leadership::Leadership;
 use crate::leases::Leases;
 use crate::machine_store::Machine;
 use crate::peers::Forwarders;
+use crate::roster::Roster;
 use crate::router::BarrierPlace;
 
 /// Barriers on their way at once; the requests that come meanwhile share the next one.
@@ -54,7 +55,7 @@ pub(crate) struct Barriers {
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) forwarders: Forwarders,
     pub(crate) leases: Arc<Leases>,
-    pub(crate) members: String,
+    pub(crate) roster: Roster,
 }
 
 impl Barriers {
@@ -149,7 +150,7 @@ impl Barriers {
                 // The caller has given up.
                 drop(request);
             } else if request.deadline <= now {
-                let members = self.members.clone();
+                let members = self.roster.describe();
                 let _ =
                     request.done.send(Err(ProposeError::NoLeader { waited: now - request.asked, members }));
             } else {

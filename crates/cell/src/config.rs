@@ -15,7 +15,8 @@ pub struct CellConfig {
     pub replica: ReplicaId,
     /// The folder that holds the log, the vote and the snapshots.
     pub data: PathBuf,
-    /// The members that the cell starts with, this replica among them.
+    /// The members that the cell starts with, this replica among them. Once the cell lives this is only where members
+    /// are looked for that are not where the cell says.
     pub members: Vec<(ReplicaId, Member)>,
     /// Start a new cell of these members if the data folder is empty. Every member of a new cell is
     /// started this way, with the same list.
@@ -23,6 +24,9 @@ pub struct CellConfig {
     /// Begin with an empty data folder and be repaired from the other members: the folder that this replica had
     /// is lost, or damaged and moved away. Goes before `bootstrap`.
     pub replace: bool,
+    /// Join a cell that lives, if the data folder is empty: peers' addresses of some of its replicas. `members` may
+    /// be empty then. This replica waits until it is added under its number.
+    pub join: Vec<String>,
     /// Where to listen for the other replicas.
     pub peers_listen: String,
     /// Times and sizes.
@@ -50,6 +54,8 @@ pub struct Tuning {
     pub queue_bytes: usize,
     /// Connections from other replicas.
     pub max_peer_connections: usize,
+    /// How long a replica of a new cell waits for members that don't answer before it founds the cell with a majority.
+    pub founding_wait: Duration,
     /// The log's segments and caches.
     pub log: LogOptions,
 }
@@ -66,13 +72,14 @@ impl Default for Tuning {
             queue_requests: 65_536,
             queue_bytes: 64 << 20,
             max_peer_connections: 64,
+            founding_wait: Duration::from_secs(5),
             log: LogOptions::default(),
         }
     }
 }
 
 impl CellConfig {
-    /// The number that every member of this cell computes alike from the list that the cell began with, so
+    /// The number that every member of a new cell computes alike from the list that the cell begins with, so
     /// that replicas of different cells know each other for strangers.
     pub(crate) fn cell_id(&self) -> u64 {
         let mut members = self.members.clone();

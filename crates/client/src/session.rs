@@ -250,6 +250,9 @@ impl Session {
         if let Some(leader) = reply.leader {
             self.learn_leader(leader, now);
         }
+        if !reply.members.is_empty() {
+            self.addresses.members(reply.members.iter().map(|member| &*member.client_address));
+        }
         self.calls.answered(reply.answers, now, &mut self.budget, &mut self.random);
         if reply.lease_ms > 0 {
             self.lease.extended(Duration::from_millis(reply.lease_ms.into()));
