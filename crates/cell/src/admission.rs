@@ -126,6 +126,13 @@ impl Admission {
         }
     }
 
+    /// Waits until so many other founders have said that they are new.
+    async fn heard_new_from(&self, count: usize) {
+        while self.new.lock().len() < count {
+            self.heard_new.notified().await;
+        }
+    }
+
     /// Refuses to vote, or to stand for election, until this replica is a full member.
     pub(crate) fn check_voting(&self) -> Result<(), Status> {
         match self.is_full() {
@@ -219,7 +226,11 @@ async fn found(cell: &Cell, network: &PeerNetwork) -> bool {
         let asked = others.iter().map(|(id, member)| async move {
             (*id, introduce(cell, network, &member.peer_address).await)
         });
-        let answers = join_all(asked).await;
+        let answers = tokio::select! {
+            answers = join_all(asked) => answers,
+            // They ask, too: that tells as much as their answers.
+            () = cell.admission().heard_new_from(others.len()) => return true,
+        };
         for (id, _) in answers.iter().filter(|(_, answer)| answer.as_ref().is_ok_and(|reply| reply.new)) {
             cell.admission().note_new(*id);
         }
@@ -243,7 +254,7 @@ async fn found(cell: &Cell, network: &PeerNetwork) -> bool {
                 return true;
             }
         }
-        let _ = timeout(FOUNDING_PAUSE, cell.admission().heard_new.notified()).await;
+        let _ = timeout(FOUNDING_PAUSE, cell.admission().heard_new_from(others.len())).await;
     }
 }
 

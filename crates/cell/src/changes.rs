@@ -36,7 +36,10 @@ const SILENT: Duration = Duration::from_secs(1);
 /// How long another voter may take to take leadership over.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(2);
 
-/// A change that leaves these to others or to later is asked for again.
+/// How long a change waits for its turn, and for a learner that had caught up a moment ago.
+const TURN_LIMIT: Duration = Duration::from_millis(500);
+
+/// What is left of the deadline to tell that a learner has not caught up.
 const LAST_STEP: Duration = Duration::from_millis(50);
 
 type Ids = BTreeSet<ReplicaId>;
@@ -85,8 +88,10 @@ impl Changes {
     /// [`ChangeError::NotLeader`] also if this replica has handed leadership over because the change removes it: the
     /// new leader is to be asked for the same.
     pub(crate) async fn make(&self, change: &Change, deadline: Instant) -> Result<(), ChangeError> {
-        let _one = self.begin().await?;
+        self.check_leads().await?;
         tracing::info!(?change, "changing the members");
+        self.prepare(change, deadline).await?;
+        let _one = self.begin().await?;
         match change {
             Change::Add { id, member } => self.add(*id, member, deadline).await,
             Change::Promote { ids } => {
@@ -99,10 +104,32 @@ impl Changes {
                 self.set_voters(voters, deadline).await
             }
             Change::Remove { ids } => self.remove(ids, &self.voters() - ids, deadline).await,
-            Change::Replace { old, new, member } => self.replace(*old, *new, member.as_ref(), deadline).await,
+            Change::Replace { old, new, .. } => self.replace(*old, *new, deadline).await,
             Change::SetAddress { id, member } => self.set_address(*id, member, deadline).await,
             Change::Voters { ids } => self.set_voters(ids.clone(), deadline).await,
         }
+    }
+
+    /// Adds who is to be added first, and waits until the new voters have caught up. Others may change the members
+    /// meanwhile: a replica that begins anew needs that to catch up.
+    async fn prepare(&self, change: &Change, deadline: Instant) -> Result<(), ChangeError> {
+        let new = match change {
+            Change::Promote { ids } | Change::Voters { ids } => ids.clone(),
+            Change::Replace { old, new, member } => {
+                let known = [old, new].map(|id| self.standing(*id));
+                if let (Some(member), [Standing::Learner | Standing::Voter, Standing::Stranger]) = (member, known) {
+                    let _one = self.begin().await?;
+                    self.add(*new, member, deadline).await?;
+                }
+                Ids::from([*new])
+            }
+            _ => return Ok(()),
+        };
+        self.check_members(&new)?;
+        for id in &new - &self.voters() {
+            self.catch_up(id, deadline - LAST_STEP).await?;
+        }
+        Ok(())
     }
 
     /// Finishes what an earlier leader has left half-done, if anything; otherwise costs nothing.
@@ -126,7 +153,7 @@ impl Changes {
 
     /// Alone, as a leader that has just proved to be one, and with no joint membership left behind.
     async fn begin(&self) -> Result<MutexGuard<'_, ()>, ChangeError> {
-        let one = self.one.try_lock().map_err(|_| ChangeError::UnderWay)?;
+        let one = timeout(TURN_LIMIT, self.one.lock()).await.map_err(|_| ChangeError::UnderWay)?;
         self.check_leads().await?;
         if self.membership()?.get_joint_config().len() > 1 {
             let leave = ChangeMembers::AddVoterIds(Ids::new());
@@ -199,18 +226,7 @@ impl Changes {
         self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, member.clone())])), deadline).await.map(drop)
     }
 
-    async fn replace(
-        &self,
-        old: ReplicaId,
-        new: ReplicaId,
-        member: Option<&Member>,
-        deadline: Instant,
-    ) -> Result<(), ChangeError> {
-        if let Some(member) = member.filter(|_| self.standing(new) != Standing::Removed)
-            && self.standing(old) != Standing::Stranger
-        {
-            self.add(new, member, deadline).await?;
-        }
+    async fn replace(&self, old: ReplicaId, new: ReplicaId, deadline: Instant) -> Result<(), ChangeError> {
         self.check_members(&Ids::from([new]))?;
         let old = Ids::from([old]);
         let mut voters = &self.voters() - &old;
@@ -254,7 +270,7 @@ impl Changes {
         }
         self.check_live(&voters)?;
         for id in &voters - &now {
-            self.catch_up(id, deadline - LAST_STEP).await?;
+            self.catch_up(id, deadline.min(Instant::now() + TURN_LIMIT)).await?;
         }
         let staying = &voters & &now;
         if !voters.contains(&self.replica) && !staying.is_empty() {

@@ -77,6 +77,12 @@ impl Trio {
         for id in 1..=3 {
             trio.start_replica(id).await.expect("a new cell starts");
         }
+        // One that is killed before would have to be taken in again.
+        let deadline = Instant::now() + LIMIT;
+        while !trio.running().all(|id| trio.cell(id).status().trouble.is_empty()) {
+            assert!(Instant::now() < deadline, "the cell is not founded within {LIMIT:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         trio
     }
 
