@@ -168,7 +168,9 @@ impl Admission {
         let waits_for = self.waits_for.lock();
         match *self.part.lock() {
             Part::Full => String::new(),
-            Part::None(Entrance::Founding) => format!("new: asks the others whether the cell is new, too{waits_for}"),
+            Part::None(Entrance::Founding) => {
+                format!("new: asks the others whether the cell is new, too{waits_for}")
+            }
             Part::None(Entrance::Joining) => format!("joining: waits to be added{waits_for}"),
             Part::None(Entrance::Replacing) => format!(
                 "being replaced: waits for a leader, which needs a majority without this replica{waits_for}"
@@ -223,9 +225,9 @@ async fn found(cell: &Cell, network: &PeerNetwork) -> bool {
         if cell.has_taken_part() {
             return false;
         }
-        let asked = others.iter().map(|(id, member)| async move {
-            (*id, introduce(cell, network, &member.peer_address).await)
-        });
+        let asked = others
+            .iter()
+            .map(|(id, member)| async move { (*id, introduce(cell, network, &member.peer_address).await) });
         let answers = tokio::select! {
             answers = join_all(asked) => answers,
             // They ask, too: that tells as much as their answers.
@@ -239,7 +241,10 @@ async fn found(cell: &Cell, network: &PeerNetwork) -> bool {
             !new.contains(id) && says_that_it_lives(answer)
         };
         if let Some((id, _)) = answers.iter().find(|answer| lives(answer)) {
-            tracing::warn!(member = id, "the cell lives already: this replica is taken in like one that lost its data");
+            tracing::warn!(
+                member = id,
+                "the cell lives already: this replica is taken in like one that lost its data"
+            );
             return false;
         }
         if new.len() == others.len() {
@@ -250,7 +255,11 @@ async fn found(cell: &Cell, network: &PeerNetwork) -> bool {
         if new.len() + 1 >= majority {
             let waited = since.get_or_insert_with(Instant::now).elapsed();
             if waited >= cell.tuning().founding_wait {
-                tracing::warn!(?silent, ?waited, "founding the cell with a majority: the others don't answer");
+                tracing::warn!(
+                    ?silent,
+                    ?waited,
+                    "founding the cell with a majority: the others don't answer"
+                );
                 return true;
             }
         }
@@ -344,7 +353,12 @@ async fn ask_all(cell: &Cell, network: &PeerNetwork, phase: Phase) -> Result<Rea
     }
 }
 
-async fn ask(cell: &Cell, network: &PeerNetwork, address: &str, phase: Phase) -> Result<ReadmitReply, Status> {
+async fn ask(
+    cell: &Cell,
+    network: &PeerNetwork,
+    address: &str,
+    phase: Phase,
+) -> Result<ReadmitReply, Status> {
     let request = ReadmitRequest { cell_id: network.cell_id, replica: cell.replica(), phase: phase.into() };
     // The member needs less, unless it hangs.
     let limit = CHANGE_LIMIT * 4 + CATCH_UP_LIMIT;

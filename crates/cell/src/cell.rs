@@ -360,7 +360,8 @@ impl Cell {
         tokio::spawn(async move {
             tracing::error!(why, "this replica serves no longer");
             let owner = cell.clone();
-            let noted = disk::run(cell.disk(), move || owner.folder().removed().map_err(std::io::Error::other));
+            let noted =
+                disk::run(cell.disk(), move || owner.folder().removed().map_err(std::io::Error::other));
             if let Err(error) = noted.await {
                 tracing::error!(%error, "the data folder could not be marked as that of a removed replica");
             }
@@ -428,7 +429,9 @@ fn check(config: &CellConfig) -> Result<(), StartError> {
         ));
     }
     if config.bootstrap && !config.join.is_empty() {
-        return problem("a replica either begins a new cell or joins one: leave out --bootstrap or --join".to_owned());
+        return problem(
+            "a replica either begins a new cell or joins one: leave out --bootstrap or --join".to_owned(),
+        );
     }
     if config.tuning.election_min >= config.tuning.election_max
         || config.tuning.election_min <= config.tuning.heartbeat * 2

@@ -39,9 +39,6 @@ const HANDOVER_LIMIT: Duration = Duration::from_secs(2);
 /// How long a change waits for its turn, and for a learner that had caught up a moment ago.
 const TURN_LIMIT: Duration = Duration::from_millis(500);
 
-/// What is left of the deadline to tell that a learner has not caught up.
-const LAST_STEP: Duration = Duration::from_millis(50);
-
 type Ids = BTreeSet<ReplicaId>;
 type Changed = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
 
@@ -117,7 +114,14 @@ impl Changes {
             Change::Promote { ids } | Change::Voters { ids } => ids.clone(),
             Change::Replace { old, new, member } => {
                 let known = [old, new].map(|id| self.standing(*id));
-                if let (Some(member), [Standing::Learner | Standing::Voter, Standing::Stranger]) = (member, known) {
+                if let (
+                    Some(member),
+                    [
+                        Standing::Learner | Standing::Voter,
+                        Standing::Stranger | Standing::Learner | Standing::Voter,
+                    ],
+                ) = (member, known)
+                {
                     let _one = self.begin().await?;
                     self.add(*new, member, deadline).await?;
                 }
@@ -127,7 +131,9 @@ impl Changes {
         };
         self.check_members(&new)?;
         for id in &new - &self.voters() {
-            self.catch_up(id, deadline - LAST_STEP).await?;
+            // What is left is for saying that it has not.
+            let answer = (deadline.saturating_duration_since(Instant::now()) / 4).min(TURN_LIMIT);
+            self.catch_up(id, deadline - answer).await?;
         }
         Ok(())
     }
@@ -216,7 +222,12 @@ impl Changes {
         self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, member.clone())])), deadline).await.map(drop)
     }
 
-    async fn set_address(&self, id: ReplicaId, member: &Member, deadline: Instant) -> Result<(), ChangeError> {
+    async fn set_address(
+        &self,
+        id: ReplicaId,
+        member: &Member,
+        deadline: Instant,
+    ) -> Result<(), ChangeError> {
         self.check_members(&Ids::from([id]))?;
         let membership = self.membership()?;
         check_addresses(&membership, id, member)?;
@@ -302,7 +313,8 @@ impl Changes {
 
     /// Waits until a learner is so close that the voters need not wait for it.
     async fn catch_up(&self, id: ReplicaId, deadline: Instant) -> Result<(), ChangeError> {
-        let added = self.raft.server_metrics().borrow_watched().membership_config.log_id().map_or(0, |id| id.index);
+        let added =
+            self.raft.server_metrics().borrow_watched().membership_config.log_id().map_or(0, |id| id.index);
         let wait = self.raft.wait(None);
         let is_settled =
             |now: &RaftMetrics<TypeConfig>| now.replication.is_none() || is_close(now, id, added);
@@ -328,7 +340,8 @@ impl Changes {
         if let Some(successor) = successor {
             tracing::info!(successor, "this replica leads, and leaves the voters: handing leadership over");
             let _ = self.raft.trigger().transfer_leader(successor).await;
-            let other = |now: &RaftMetrics<TypeConfig>| now.current_leader.is_some_and(|id| id != self.replica);
+            let other =
+                |now: &RaftMetrics<TypeConfig>| now.current_leader.is_some_and(|id| id != self.replica);
             let _ = self.raft.wait(Some(HANDOVER_LIMIT)).metrics(other, "leadership is handed over").await;
         }
         Err(ChangeError::NotLeader)
@@ -363,9 +376,9 @@ fn settled(changed: Changed) -> Result<ClientWriteResponse<TypeConfig>, ChangeEr
     let refused = |error: &dyn std::fmt::Display| ChangeError::Refused { why: error.to_string() };
     match changed {
         Ok(response) => Ok(response),
-        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)))) => {
-            Err(ChangeError::UnderWay)
-        }
+        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+            ChangeMembershipError::InProgress(_),
+        ))) => Err(ChangeError::UnderWay),
         Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => Err(refused(&error)),
         // The next leader knows whether it was made, and makes it if not.
         Err(RaftError::APIError(_)) => Err(ChangeError::NotLeader),
@@ -380,7 +393,9 @@ fn check_addresses(
 ) -> Result<(), ChangeError> {
     for address in [&member.peer_address, &member.client_address] {
         let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-        if port.is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|port| port == 0) || port.parse::<u16>().is_err()) {
+        if port.is_none_or(|(_, port)| {
+            port.parse::<u16>().is_ok_and(|port| port == 0) || port.parse::<u16>().is_err()
+        }) {
             return Err(ChangeError::BadAddress { address: address.clone() });
         }
         let has = |other: &Member| other.peer_address == *address || other.client_address == *address;
@@ -475,7 +490,9 @@ fn removed(id: ReplicaId) -> Status {
 }
 
 fn no_member(id: ReplicaId) -> Status {
-    Status::not_found(format!("replica {id} is no member of the cell: add it with `bramah member add {id}=PEERS/CLIENTS`"))
+    Status::not_found(format!(
+        "replica {id} is no member of the cell: add it with `bramah member add {id}=PEERS/CLIENTS`"
+    ))
 }
 
 fn refusal(error: ChangeError) -> Status {

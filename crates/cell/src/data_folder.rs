@@ -143,9 +143,15 @@ impl Entrance {
     /// For people who look into the folder. The first words are what counts.
     fn text(self) -> &'static str {
         match self {
-            Entrance::Founding => "This replica is new and asks the others whether its cell is, too. Leave this file.\n",
-            Entrance::Joining => "This replica joins a cell and has caught up with nobody yet. Leave this file.\n",
-            Entrance::Replacing => "This replica lost its data and is being repaired from the others. Leave this file.\n",
+            Entrance::Founding => {
+                "This replica is new and asks the others whether its cell is, too. Leave this file.\n"
+            }
+            Entrance::Joining => {
+                "This replica joins a cell and has caught up with nobody yet. Leave this file.\n"
+            }
+            Entrance::Replacing => {
+                "This replica lost its data and is being repaired from the others. Leave this file.\n"
+            }
         }
     }
 

@@ -92,8 +92,11 @@ async fn ask(
     world: &World,
     address: &str,
 ) -> Result<bramah_wire::v1::IntroduceReply, tonic::Status> {
-    let request =
-        IntroduceRequest { cell: config.cell.clone(), replica: config.replica, ..IntroduceRequest::default() };
+    let request = IntroduceRequest {
+        cell: config.cell.clone(),
+        replica: config.replica,
+        ..IntroduceRequest::default()
+    };
     let mut client = peers::client(&world.transport, address)?;
     let answer = timeout(ANSWER_LIMIT, client.introduce(request)).await;
     let answer = answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer")));

@@ -70,7 +70,8 @@ fn read_removed(body: &mut impl Read) -> io::Result<BTreeSet<ReplicaId>> {
     }
     body.read_exact(&mut magic[1..])?;
     body.read_exact(&mut count)?;
-    let count = Some(u32::from_le_bytes(count)).filter(|count| magic == *REMOVED_MAGIC && *count <= MAX_REMOVED);
+    let count =
+        Some(u32::from_le_bytes(count)).filter(|count| magic == *REMOVED_MAGIC && *count <= MAX_REMOVED);
     let mut removed = BTreeSet::new();
     for _ in 0..count.ok_or_else(wrong)? {
         body.read_exact(&mut id)?;

@@ -121,7 +121,9 @@ pub enum ChangeError {
         id: ReplicaId,
     },
     /// There is such a member, somewhere else.
-    #[error("replica {id} is a member already, at other addresses ({member}); change these with `bramah member set-address`")]
+    #[error(
+        "replica {id} is a member already, at other addresses ({member}); change these with `bramah member set-address`"
+    )]
     Exists {
         /// The replica.
         id: ReplicaId,
@@ -146,7 +148,9 @@ pub enum ChangeError {
     #[error("refused: no voter would be left")]
     NoVoterLeft,
     /// More than a cell can have.
-    #[error("refused: a cell has at most {MAX_VOTERS} voters and {MAX_MEMBERS} members in all; remove others first")]
+    #[error(
+        "refused: a cell has at most {MAX_VOTERS} voters and {MAX_MEMBERS} members in all; remove others first"
+    )]
     TooMany,
     /// A replica's number must be greater than 0.
     #[error("0 is no replica's number; they begin with 1")]

@@ -106,7 +106,11 @@ mod tests {
         addresses.members(["a:1", "b:1", "c:1"].into_iter());
         addresses.settle("c:1");
         addresses.members(["d:1", "e:1"].into_iter());
-        assert_eq!(all(&addresses), ["a:1", "b:1", "c:1", "d:1", "e:1"], "given ones and the one in use stay");
+        assert_eq!(
+            all(&addresses),
+            ["a:1", "b:1", "c:1", "d:1", "e:1"],
+            "given ones and the one in use stay"
+        );
         assert_eq!(addresses.current(), "c:1");
         addresses.settle("e:1");
         addresses.members(["e:1"].into_iter());

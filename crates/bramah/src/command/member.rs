@@ -20,9 +20,12 @@ pub async fn run(shared: &Shared, command: MemberCommand) -> Result<(), Failure>
             (MemberChange::Add(addresses(member)), done)
         }
         MemberCommand::Promote(MemberIds { ids }) => (MemberChange::Promote(ids.clone()), says(&ids, "vote")),
-        MemberCommand::Demote(MemberIds { ids }) => (MemberChange::Demote(ids.clone()), says(&ids, "only learn")),
+        MemberCommand::Demote(MemberIds { ids }) => {
+            (MemberChange::Demote(ids.clone()), says(&ids, "only learn"))
+        }
         MemberCommand::Remove(MemberIds { ids }) => {
-            let done = says(&ids, "removed; stop their processes if they still run, their data is not needed");
+            let done =
+                says(&ids, "removed; stop their processes if they still run, their data is not needed");
             (MemberChange::Remove(ids), done)
         }
         MemberCommand::Replace { old, new } => {
@@ -31,7 +34,10 @@ pub async fn run(shared: &Shared, command: MemberCommand) -> Result<(), Failure>
             (MemberChange::Replace { old, new: new.id, addresses }, done)
         }
         MemberCommand::SetAddress { member } => {
-            let done = format!("replica {} is reached at {}, by clients at {}", member.id, member.peers, member.clients);
+            let done = format!(
+                "replica {} is reached at {}, by clients at {}",
+                member.id, member.peers, member.clients
+            );
             (MemberChange::SetAddress(addresses(member)), done)
         }
         MemberCommand::Voters(MemberIds { ids }) => (MemberChange::Voters(ids.clone()), says(&ids, "vote")),

@@ -28,7 +28,8 @@ fn settings_with(changes: &[(&str, &str)]) -> Result<Settings, String> {
 fn good_settings_pass_without_a_warning() {
     let settings = settings_with(&[]).expect("they are good");
     assert_eq!(settings.warnings, Vec::<String>::new());
-    settings_with(&[("clients.advertise", "a:7501"), ("peers.advertise", "a:7502")]).expect("they are those in the list");
+    settings_with(&[("clients.advertise", "a:7501"), ("peers.advertise", "a:7502")])
+        .expect("they are those in the list");
 }
 
 #[test]

@@ -4,15 +4,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bramah_wire::limits::MAX_DEADLINE;
 use bramah_wire::transport::{self, Listener};
-use bramah_wire::v1::peer_server::{Peer as PeerApi, PeerServer};
 use bramah_wire::v1::introduce_reply::Standing as WireStanding;
+use bramah_wire::v1::peer_server::{Peer as PeerApi, PeerServer};
 use bramah_wire::v1::readmit_request::Phase;
 use bramah_wire::v1::{
     ChangeReply, ChangeRequest, ForwardReply, ForwardRequest, IntroduceReply, IntroduceRequest, PeerMessage,
     ReadmitReply, ReadmitRequest, SnapshotChunk, SnapshotOffsetReply, SnapshotOffsetRequest,
 };
-use bramah_wire::limits::MAX_DEADLINE;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};

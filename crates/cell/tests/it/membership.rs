@@ -41,10 +41,8 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 async fn wait_for_voters(trio: &Trio, expected: BTreeSet<ReplicaId>) {
-    until(&format!("voters {expected:?}"), || {
-        trio.running().all(|id| voters(trio.cell(id)) == expected)
-    })
-    .await;
+    until(&format!("voters {expected:?}"), || trio.running().all(|id| voters(trio.cell(id)) == expected))
+        .await;
 }
 
 /// The replica says that it was removed, has ended, and does not start again.
@@ -339,7 +337,9 @@ async fn a_wrong_address_counts_for_nobody() {
     trio.kill(other).await;
     let peer_address = trio.member(follower).peer_address.replace("127.0.0.1", "localhost");
     let member = Member { peer_address, client_address: "127.0.0.1:1".to_owned() };
-    change(trio.cell(leader), Change::SetAddress { id: other, member }).await.expect("it looks like an address");
+    change(trio.cell(leader), Change::SetAddress { id: other, member })
+        .await
+        .expect("it looks like an address");
     trio.cable(follower).pull();
     tokio::time::sleep(Duration::from_millis(300)).await;
     trio.cable(follower).plug();
