@@ -218,7 +218,8 @@ async fn remove_marker(cell: &Cell) -> std::io::Result<()> {
 async fn found(cell: &Cell, network: &PeerNetwork) -> bool {
     let others: Vec<_> =
         cell.configured_members().iter().filter(|(id, _)| *id != cell.replica()).cloned().collect();
-    let majority = (others.len() + 1) / 2 + 1;
+    let members = others.len() + 1;
+    let majority = members / 2 + 1;
     let mut since = None;
     loop {
         // It was let in by a leader before it was started again.

@@ -92,7 +92,7 @@ impl Cell {
     /// # Errors
     /// When the settings, the data folder or the peers' port can't be used; each error says what to do.
     pub async fn start(config: CellConfig, world: World) -> Result<Cell, StartError> {
-        check(&config)?;
+        config.check()?;
         let (owner, entrance) = identity::identify(&config, &world).await?;
         let cell_id = owner.cell_id;
         let mut opened = open(&config, &world, owner, entrance).await?;
@@ -404,44 +404,6 @@ impl Cell {
             let _ = tokio::time::timeout(HANDOVER_LIMIT, moved).await;
         }
     }
-}
-
-fn check(config: &CellConfig) -> Result<(), StartError> {
-    let problem = |text: String| Err(StartError::Config(text));
-    if config.cell.is_empty() || config.cell.len() > 255 || config.cell.contains('/') {
-        return problem(format!("the cell's name {:?} must have 1 to 255 bytes and no '/'", config.cell));
-    }
-    if config.replica == 0 {
-        return problem("a replica's number must be greater than 0".to_owned());
-    }
-    let mut seen = std::collections::BTreeSet::new();
-    if let Some((twice, _)) = config.members.iter().find(|(id, _)| !seen.insert(*id)) {
-        return problem(format!("the list of members has replica {twice} twice"));
-    }
-    if !seen.contains(&config.replica) && config.join.is_empty() {
-        return problem(format!("the list of members {seen:?} lacks this replica, {}", config.replica));
-    }
-    if config.replace && config.members.len() < 3 && config.join.is_empty() {
-        return problem(format!(
-            "a cell of {} can't repair a replica: without it the others are no majority. If the data folder is lost, so \
-             is the cell; start without --replace",
-            seen.len()
-        ));
-    }
-    if config.bootstrap && !config.join.is_empty() {
-        return problem(
-            "a replica either begins a new cell or joins one: leave out --bootstrap or --join".to_owned(),
-        );
-    }
-    if config.tuning.election_min >= config.tuning.election_max
-        || config.tuning.election_min <= config.tuning.heartbeat * 2
-    {
-        return problem(format!(
-            "the election timeouts {:?} to {:?} must be a range above twice the heartbeat of {:?}",
-            config.tuning.election_min, config.tuning.election_max, config.tuning.heartbeat
-        ));
-    }
-    Ok(())
 }
 
 struct Opened {

@@ -11,7 +11,7 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::raft::ClientWriteResponse;
 use openraft::{ChangeMembers, Instant as _, Membership, RaftMetrics, ReadPolicy};
 use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Status;
 
 use crate::cell::CellRaft;
@@ -38,6 +38,9 @@ const HANDOVER_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long a change waits for its turn, and for a learner that had caught up a moment ago.
 const TURN_LIMIT: Duration = Duration::from_millis(500);
+
+/// Between looks at who answers.
+const HEARTBEATS: Duration = Duration::from_millis(50);
 
 type Ids = BTreeSet<ReplicaId>;
 type Changed = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
@@ -279,7 +282,7 @@ impl Changes {
         if voters == now {
             return Ok(());
         }
-        self.check_live(&voters)?;
+        self.check_live(&voters).await?;
         for id in &voters - &now {
             self.catch_up(id, deadline.min(Instant::now() + TURN_LIMIT)).await?;
         }
@@ -292,12 +295,18 @@ impl Changes {
         if gone { self.hand_over(&voters).await } else { Ok(()) }
     }
 
-    /// The leader goes on only if a majority of the new voters answers it; itself it hears.
-    fn check_live(&self, voters: &Ids) -> Result<(), ChangeError> {
-        let silent = self.silent(voters);
-        match (voters.len() - silent.len()) * 2 > voters.len() {
-            true => Ok(()),
-            false => Err(ChangeError::NoLiveMajority { voters: voters.len(), silent }),
+    /// The leader goes on only if a majority of the new voters answers it. A new leader has not heard all of them yet.
+    async fn check_live(&self, voters: &Ids) -> Result<(), ChangeError> {
+        let until = Instant::now() + TURN_LIMIT;
+        loop {
+            let silent = self.silent(voters);
+            if (voters.len() - silent.len()) * 2 > voters.len() {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(ChangeError::NoLiveMajority { voters: voters.len(), silent });
+            }
+            sleep(HEARTBEATS).await;
         }
     }
 

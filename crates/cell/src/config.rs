@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::consensus::{Member, ReplicaId};
+use crate::error::StartError;
 use crate::log::LogOptions;
 
 /// What makes a replica this replica.
@@ -79,6 +80,45 @@ impl Default for Tuning {
 }
 
 impl CellConfig {
+    /// What can be known to be wrong before anything is opened.
+    pub(crate) fn check(&self) -> Result<(), StartError> {
+        let problem = |text: String| Err(StartError::Config(text));
+        if self.cell.is_empty() || self.cell.len() > 255 || self.cell.contains('/') {
+            return problem(format!("the cell's name {:?} must have 1 to 255 bytes and no '/'", self.cell));
+        }
+        if self.replica == 0 {
+            return problem("a replica's number must be greater than 0".to_owned());
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        if let Some((twice, _)) = self.members.iter().find(|(id, _)| !seen.insert(*id)) {
+            return problem(format!("the list of members has replica {twice} twice"));
+        }
+        if !seen.contains(&self.replica) && self.join.is_empty() {
+            return problem(format!("the list of members {seen:?} lacks this replica, {}", self.replica));
+        }
+        if self.replace && self.members.len() < 3 && self.join.is_empty() {
+            return problem(format!(
+                "a cell of {} can't repair a replica: without it the others are no majority. If the data folder is lost, so \
+                 is the cell; start without --replace",
+                seen.len()
+            ));
+        }
+        if self.bootstrap && !self.join.is_empty() {
+            return problem(
+                "a replica either begins a new cell or joins one: leave out --bootstrap or --join".to_owned(),
+            );
+        }
+        if self.tuning.election_min >= self.tuning.election_max
+            || self.tuning.election_min <= self.tuning.heartbeat * 2
+        {
+            return problem(format!(
+                "the election timeouts {:?} to {:?} must be a range above twice the heartbeat of {:?}",
+                self.tuning.election_min, self.tuning.election_max, self.tuning.heartbeat
+            ));
+        }
+        Ok(())
+    }
+
     /// The number that every member of a new cell computes alike from the list that the cell begins with, so
     /// that replicas of different cells know each other for strangers.
     pub(crate) fn cell_id(&self) -> u64 {

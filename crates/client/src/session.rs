@@ -72,7 +72,6 @@ struct Attempt {
     started: Instant,
 }
 
-#[expect(clippy::large_enum_variant, reason = "one is alive at a time; a box would be an allocation a reply")]
 enum Event {
     Reply(Result<Option<v1::SessionReply>, Status>),
     Attempted(Result<(Link, Greeting), OpenError>),
