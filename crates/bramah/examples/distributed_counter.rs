@@ -22,6 +22,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             members: members.to_vec(),
             bootstrap: true,
             replace: false,
+            join: Vec::new(),
             max_connections: 100,
             tuning: Tuning::default(),
         });

@@ -103,6 +103,9 @@ pub enum Command {
     Rm(RmArgs),
     /// Show every replica of the cell: role, log, lag, disk, memory
     Status(StatusArgs),
+    /// Show and change who the replicas of the cell are
+    #[command(subcommand)]
+    Member(MemberCommand),
     /// Print a script that completes this command line in a shell
     Completions(CompletionsArgs),
     /// Print the reference page of all settings
@@ -150,6 +153,67 @@ pub enum CounterCommand {
         #[arg(long, allow_negative_numbers = true)]
         expect: Option<i64>,
     },
+}
+
+/// `bramah member …`. Each change may be asked for again: what is done stays done.
+#[derive(Debug, Subcommand)]
+pub enum MemberCommand {
+    /// List the members
+    Ls,
+    /// Add a replica as a learner: start it with --join, add it here, promote it when it has caught up
+    Add {
+        /// Its number, new to the cell, and its addresses, as 4=10.0.0.4:7502/10.0.0.4:7501
+        #[arg(value_name = "ID=PEERS/CLIENTS", value_parser = value::member)]
+        member: value::MemberAddresses,
+    },
+    /// Let learners vote, as soon as they have caught up
+    Promote(MemberIds),
+    /// Let voters only learn
+    Demote(MemberIds),
+    /// Remove members for good: their numbers are never used again
+    Remove(MemberIds),
+    /// Give a member's vote to another replica, added first if need be, and remove the old one
+    Replace {
+        /// The member that leaves
+        #[arg(value_name = "OLD", value_parser = value::number)]
+        old: u64,
+        /// The replica that comes: a member's number, or ID=PEERS/CLIENTS to add it first
+        #[arg(value_name = "NEW", value_parser = parse_new_member)]
+        new: NewMember,
+    },
+    /// Change where a member is reached
+    SetAddress {
+        /// Its number and its addresses from now on, as 3=10.0.0.9:7502/10.0.0.9:7501
+        #[arg(value_name = "ID=PEERS/CLIENTS", value_parser = value::member)]
+        member: value::MemberAddresses,
+    },
+    /// Let exactly these members vote, in one joint change
+    Voters(MemberIds),
+}
+
+/// Members.
+#[derive(Debug, Args)]
+pub struct MemberIds {
+    /// Their numbers
+    #[arg(value_name = "ID", required = true, value_parser = value::number)]
+    pub ids: Vec<u64>,
+}
+
+/// A replica that comes in another one's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewMember {
+    /// Its number.
+    pub id: u64,
+    /// Where it is, if it is no member yet.
+    pub addresses: Option<value::MemberAddresses>,
+}
+
+fn parse_new_member(text: &str) -> Result<NewMember, String> {
+    if !text.contains('=') {
+        return Ok(NewMember { id: value::number(text)?, addresses: None });
+    }
+    let member = value::member(text)?;
+    Ok(NewMember { id: member.id, addresses: Some(member) })
 }
 
 /// `bramah set`.
@@ -403,6 +467,7 @@ fn value_name(kind: Kind) -> &'static str {
         Kind::Bytes => "BYTES",
         Kind::Switch => "true|false",
         Kind::Choice(_) => "WORD",
+        Kind::Addresses => "HOST:PORT,…",
         Kind::Members => "ID=PEERS/CLIENTS,…",
     }
 }

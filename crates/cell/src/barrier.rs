@@ -16,6 +16,7 @@ use crate::leadership::Leadership;
 use crate::leases::Leases;
 use crate::machine_store::Machine;
 use crate::peers::Forwarders;
+use crate::roster::Roster;
 use crate::router::BarrierPlace;
 
 /// Barriers on their way at once; the requests that come meanwhile share the next one.
@@ -55,7 +56,7 @@ pub(crate) struct Barriers {
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) forwarders: Forwarders,
     pub(crate) leases: Arc<Leases>,
-    pub(crate) members: String,
+    pub(crate) roster: Roster,
 }
 
 impl Barriers {
@@ -159,7 +160,7 @@ impl Barriers {
                 // The caller has given up.
                 drop(request);
             } else if request.deadline <= now {
-                let members = self.members.clone();
+                let members = self.roster.describe();
                 let _ =
                     request.done.send(Err(ProposeError::NoLeader { waited: now - request.asked, members }));
             } else {

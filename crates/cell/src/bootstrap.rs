@@ -35,3 +35,10 @@ pub(crate) async fn begin(config: &CellConfig, log: &mut Log) -> Result<(), Star
     let entry = EntryOf::<TypeConfig>::new(first, EntryPayload::Membership(membership));
     log.blocking_append([entry]).await.map_err(|error| StartError::Engine(error.to_string()))
 }
+
+/// Whether the replica has ever voted, or has more in its log than the entry that every new cell begins with.
+pub(crate) async fn has_history(log: &mut Log) -> Result<bool, StartError> {
+    let engine = |error: std::io::Error| StartError::Engine(error.to_string());
+    let last = log.get_log_state().await.map_err(engine)?.last_log_id;
+    Ok(last.is_some_and(|last| last.index > 0) || log.read_vote().await.map_err(engine)?.is_some())
+}

@@ -1,7 +1,7 @@
 //! The cell's face: propose, pass a barrier, read, watch, status, stop. Behind it run the tasks of consensus
 //! on a thread of their own, so that a busy front can't starve a heartbeat.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bramah_machine::planted::{self, Bug};
@@ -12,20 +12,24 @@ use openraft::{Config, Raft, SnapshotPolicy};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::admission::{self, Admission};
 use crate::barrier::{Barrier, BarrierRequest, Barriers};
 use crate::bootstrap;
+use crate::changes::Changes;
 use crate::clock::{CellTime, WallClock};
 use crate::config::{CellConfig, Tuning};
 use crate::consensus::{Member, ReplicaId, TypeConfig};
-use crate::data_folder::DataFolder;
+use crate::data_folder::{DataFolder, Entrance, Owner};
 use crate::disk::{self, Disk};
 use crate::error::{ProposeError, StartError};
+use crate::identity;
+use crate::keeper;
 use crate::leadership::{self, LastHeard, Leadership};
 use crate::leases::{self, Leases};
 use crate::log::Log;
 use crate::machine_store::{Machine, MachineStore};
 use crate::peers::{Forwarders, PeerNetwork, PeerService, serve};
-use crate::readmission::{self, Readmission};
+use crate::roster::Roster;
 use crate::router::{Router, RouterTask, UnderWay};
 use crate::snapshot_store::SnapshotStore;
 use crate::status::{Digest, Status};
@@ -33,6 +37,9 @@ use crate::submission::{Done, Requests, Submission};
 use crate::upkeep;
 
 pub(crate) type CellRaft = Raft<TypeConfig, MachineStore>;
+
+/// Members and whether each votes.
+pub type Members = Vec<(ReplicaId, Member, bool)>;
 
 /// How long a stopping leader waits for another to take over.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(2);
@@ -70,7 +77,12 @@ struct Inner {
     leases: Arc<Leases>,
     stop: watch::Sender<bool>,
     started: Instant,
-    readmission: Arc<Readmission>,
+    admission: Arc<Admission>,
+    changes: Arc<Changes>,
+    network: PeerNetwork,
+    members: watch::Sender<Members>,
+    /// Why the cell has removed this replica.
+    retired: OnceLock<String>,
     // Held so that no second process uses the folder while this replica runs.
     folder: DataFolder,
 }
@@ -81,17 +93,20 @@ impl Cell {
     /// # Errors
     /// When the settings, the data folder or the peers' port can't be used; each error says what to do.
     pub async fn start(config: CellConfig, world: World) -> Result<Cell, StartError> {
-        check(&config)?;
+        config.check()?;
         let config = match planted::is(Bug::AmnesiacVoter) && config.replace {
             true => CellConfig { replace: false, bootstrap: true, ..config },
             false => config,
         };
-        let cell_id = config.cell_id();
-        let mut opened = open(&config, &world, cell_id).await?;
-        // One that is being replaced belongs to a cell that lives: it begins when the leader takes it in.
-        if !opened.folder.is_replacing() {
+        let (owner, entrance) = identity::identify(&config, &world).await?;
+        let entrance = entrance.filter(|_| !planted::is(Bug::AmnesiacVoter));
+        let cell_id = owner.cell_id;
+        let mut opened = open(&config, &world, owner, entrance).await?;
+        // Others belong to a cell that lives: they begin when the leader takes them in.
+        if matches!(opened.folder.entrance(), None | Some(Entrance::Founding)) {
             bootstrap::begin(&config, &mut opened.log).await?;
         }
+        let experienced = bootstrap::has_history(&mut opened.log).await?;
         let listener = world
             .transport
             .listen(&config.peers_listen)
@@ -100,7 +115,8 @@ impl Cell {
         let peer_address = listener
             .local_address()
             .map_err(|error| StartError::Listen { address: config.peers_listen.clone(), error })?;
-        let (cell, tasks) = assemble(config, world, cell_id, peer_address, opened).await?;
+        let (cell, tasks) = assemble(config, world, cell_id, experienced, peer_address, opened).await?;
+        cell.publish_members();
         tasks.spawn(&cell, listener);
         Ok(cell)
     }
@@ -157,7 +173,7 @@ impl Cell {
             done,
             _place: None,
         });
-        let members = || member_list(&self.inner.config.members);
+        let members = || self.inner.network.roster.describe();
         match tokio::time::timeout_at(deadline, passed).await {
             Ok(Ok(passed)) => passed,
             Ok(Err(_)) => Err(ProposeError::Stopping { why: "it was told to".to_owned(), under_way: false }),
@@ -186,11 +202,12 @@ impl Cell {
     }
 
     /// The members that this replica knows, and whether each votes.
-    pub fn members(&self) -> Vec<(ReplicaId, Member, bool)> {
+    pub fn members(&self) -> Members {
         let view = self.inner.machine.view();
         let membership = view.membership.membership();
         let mut members: Vec<_> = membership
             .nodes()
+            .filter(|(_, member)| !member.is_leaving())
             .map(|(id, member)| (*id, member.clone(), membership.voter_ids().any(|voter| voter == *id)))
             .collect();
         if members.is_empty() {
@@ -198,6 +215,20 @@ impl Cell {
                 self.inner.config.members.iter().map(|(id, member)| (*id, member.clone(), true)).collect();
         }
         members
+    }
+
+    /// Follows the members, as [`Cell::members`] gives them.
+    pub fn follow_members(&self) -> watch::Receiver<Members> {
+        self.inner.members.subscribe()
+    }
+
+    pub(crate) fn publish_members(&self) {
+        let now = self.members();
+        self.inner.members.send_if_modified(|known| {
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
     }
 
     /// The cell's name.
@@ -231,8 +262,25 @@ impl Cell {
         &self.inner.log
     }
 
-    pub(crate) fn readmission(&self) -> &Readmission {
-        &self.inner.readmission
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.inner.admission
+    }
+
+    pub(crate) fn changes(&self) -> &Changes {
+        &self.inner.changes
+    }
+
+    pub(crate) fn network(&self) -> &PeerNetwork {
+        &self.inner.network
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.inner.stop.borrow()
+    }
+
+    /// Whether this replica has ever voted, or has more in its log than every new cell begins with.
+    pub(crate) fn has_taken_part(&self) -> bool {
+        self.inner.admission.has_taken_part(&self.inner.raft)
     }
 
     pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
@@ -276,9 +324,10 @@ impl Cell {
             disk_free_bytes: self.inner.world.disk.free_bytes(&self.inner.config.data).unwrap_or(0),
             uptime: self.inner.started.elapsed(),
             members: self.members(),
-            trouble: match metrics.running_state {
-                Err(fatal) => fatal.to_string(),
-                Ok(()) => self.inner.readmission.trouble().to_owned(),
+            trouble: match (self.inner.retired.get(), metrics.running_state) {
+                (Some(why), _) => why.clone(),
+                (None, Err(fatal)) => fatal.to_string(),
+                (None, Ok(())) => self.inner.admission.trouble(),
             },
         }
     }
@@ -310,7 +359,28 @@ impl Cell {
         self.inner.log.close().await;
     }
 
-    /// Resolves when the engine has ended by itself: the disk failed or an entry can't be applied.
+    /// The cell has removed this replica: it notes so in its folder and stops serving, for good.
+    pub(crate) fn retire(&self, why: String) {
+        let cell = self.clone();
+        // The task that has found out ends with the others.
+        tokio::spawn(async move {
+            tracing::error!(why, "this replica serves no longer");
+            let owner = cell.clone();
+            let noted =
+                disk::run(cell.disk(), move || owner.folder().removed().map_err(std::io::Error::other));
+            if let Err(error) = noted.await {
+                tracing::error!(%error, "the data folder could not be marked as that of a removed replica");
+            }
+            let _ = cell.inner.retired.set(why);
+            cell.inner.stop.send_replace(true);
+            if tokio::time::timeout(STOP_LIMIT, cell.inner.raft.shutdown()).await.is_err() {
+                tracing::warn!("the consensus engine did not stop within {STOP_LIMIT:?}");
+            }
+        });
+    }
+
+    /// Resolves when the engine has ended by itself: the disk failed, an entry can't be applied, or the cell has
+    /// removed this replica. [`Status::trouble`] says which.
     pub async fn failed(&self) {
         let mut metrics = self.inner.raft.metrics();
         while metrics.borrow_watched().running_state.is_ok() {
@@ -342,39 +412,6 @@ impl Cell {
     }
 }
 
-fn check(config: &CellConfig) -> Result<(), StartError> {
-    let problem = |text: String| Err(StartError::Config(text));
-    if config.cell.is_empty() || config.cell.len() > 255 || config.cell.contains('/') {
-        return problem(format!("the cell's name {:?} must have 1 to 255 bytes and no '/'", config.cell));
-    }
-    if config.replica == 0 {
-        return problem("a replica's number must be greater than 0".to_owned());
-    }
-    let mut seen = std::collections::BTreeSet::new();
-    if let Some((twice, _)) = config.members.iter().find(|(id, _)| !seen.insert(*id)) {
-        return problem(format!("the list of members has replica {twice} twice"));
-    }
-    if !seen.contains(&config.replica) {
-        return problem(format!("the list of members {seen:?} lacks this replica, {}", config.replica));
-    }
-    if config.replace && config.members.len() < 3 {
-        return problem(format!(
-            "a cell of {} can't repair a replica: without it the others are no majority. If the data folder is lost, so \
-             is the cell; start without --replace",
-            seen.len()
-        ));
-    }
-    if config.tuning.election_min >= config.tuning.election_max
-        || config.tuning.election_min <= config.tuning.heartbeat * 2
-    {
-        return problem(format!(
-            "the election timeouts {:?} to {:?} must be a range above twice the heartbeat of {:?}",
-            config.tuning.election_min, config.tuning.election_max, config.tuning.heartbeat
-        ));
-    }
-    Ok(())
-}
-
 struct Opened {
     folder: DataFolder,
     log: Log,
@@ -383,11 +420,15 @@ struct Opened {
 }
 
 /// Opening reads and checks whole files, so it happens off the runtime.
-async fn open(config: &CellConfig, world: &World, cell_id: u64) -> Result<Opened, StartError> {
+async fn open(
+    config: &CellConfig,
+    world: &World,
+    owner: Owner,
+    entrance: Option<Entrance>,
+) -> Result<Opened, StartError> {
     let (config, disk) = (config.clone(), Arc::clone(&world.disk));
     let open_all = move || {
-        let open = if config.replace { DataFolder::open_to_replace } else { DataFolder::open };
-        let mut folder = open(Arc::clone(&disk), &config.data, &config.cell, cell_id, config.replica)?;
+        let mut folder = DataFolder::open_by(Arc::clone(&disk), &config.data, owner, entrance)?;
         let log = folder.open_log(config.tuning.log.clone())?;
         let snapshots = folder.open_snapshots().map_err(StartError::Snapshot)?;
         let store = MachineStore::open(disk, snapshots.clone()).map_err(StartError::Snapshot)?;
@@ -405,7 +446,6 @@ struct Tasks {
     leadership: watch::Sender<Leadership>,
     heard: Arc<LastHeard>,
     service: PeerService,
-    network: PeerNetwork,
 }
 
 impl Tasks {
@@ -419,9 +459,11 @@ impl Tasks {
         tokio::spawn(self.barriers.run(self.barriers_asked));
         tokio::spawn(serve(self.service, listener, max_connections, stop.clone()));
         tokio::spawn(until_stop(stop.clone(), leases::expire_sessions(cell.clone(), followed)));
-        if cell.readmission().replacing() {
-            tokio::spawn(until_stop(stop.clone(), readmission::be_readmitted(cell.clone(), self.network)));
+        if let Some(entrance) = cell.folder().entrance() {
+            let entering = admission::enter(cell.clone(), cell.network().clone(), entrance);
+            tokio::spawn(until_stop(stop.clone(), entering));
         }
+        tokio::spawn(until_stop(stop.clone(), keeper::keep(cell.clone())));
         tokio::spawn(until_stop(stop, upkeep::bound_the_log(cell.clone())));
     }
 }
@@ -437,16 +479,22 @@ async fn assemble(
     config: CellConfig,
     world: World,
     cell_id: u64,
+    experienced: bool,
     peer_address: std::net::SocketAddr,
     opened: Opened,
 ) -> Result<(Cell, Tasks), StartError> {
     let Opened { folder, log, snapshots, store } = opened;
     let machine = store.machine();
-    let network =
-        PeerNetwork { cell_id, transport: Arc::clone(&world.transport), disk: Arc::clone(&world.disk) };
-    let readmission = Arc::new(Readmission::new(folder.is_replacing()));
-    // It stands for election only when it is repaired.
-    let engine = Config { enable_elect: !folder.is_replacing(), ..engine_config(&config)? };
+    let roster = Roster::new(&config.members, &config.join);
+    let network = PeerNetwork {
+        cell_id,
+        transport: Arc::clone(&world.transport),
+        disk: Arc::clone(&world.disk),
+        roster: roster.clone(),
+    };
+    let admission = Arc::new(Admission::new(folder.entrance(), experienced));
+    // It stands for election only when it is known to have forgotten nothing.
+    let engine = Config { enable_elect: folder.entrance().is_none(), ..engine_config(&config)? };
     let raft: CellRaft = Raft::new(config.replica, Arc::new(engine), network.clone(), log.clone(), store)
         .await
         .map_err(|error| StartError::Engine(error.to_string()))?;
@@ -454,8 +502,8 @@ async fn assemble(
     let (router, submitted, barriers_asked) = Router::new(&config.tuning);
     let (publish, leadership) = watch::channel(Leadership { role: "follower", ..Leadership::default() });
     let (return_to, returned) = mpsc::unbounded_channel();
-    let members = member_list(&config.members);
-    let forwarders = Forwarders::new(network.clone(), members.clone(), return_to);
+    let forwarders = Forwarders::new(network.clone(), return_to);
+    let changes = Arc::new(Changes::new(raft.clone(), Arc::clone(&machine), roster.clone(), config.replica));
     let stop = watch::Sender::new(false);
     let leases = Arc::new(Leases::default());
     let heard = Arc::new(LastHeard::default());
@@ -469,7 +517,7 @@ async fn assemble(
             leadership: leadership.clone(),
             forwarders: forwarders.clone(),
             returned,
-            members: members.clone(),
+            roster: roster.clone(),
             max_batches: config.tuning.batches_in_flight,
             waiting: std::collections::VecDeque::new(),
             under_way: UnderWay::default(),
@@ -482,12 +530,13 @@ async fn assemble(
             leadership: leadership.clone(),
             forwarders,
             leases: Arc::clone(&leases),
-            members,
+            roster,
         },
         barriers_asked,
         leadership: publish,
         heard: Arc::clone(&heard),
         service: PeerService {
+            cell: config.cell.clone(),
             cell_id,
             raft: raft.clone(),
             disk: Arc::clone(&world.disk),
@@ -495,11 +544,10 @@ async fn assemble(
             snapshots,
             router: router.clone(),
             heard,
-            readmission: Arc::clone(&readmission),
+            admission: Arc::clone(&admission),
+            changes: Arc::clone(&changes),
             replica: config.replica,
-            members: config.members.clone(),
         },
-        network,
     };
     let inner = Inner {
         config,
@@ -514,7 +562,11 @@ async fn assemble(
         leases,
         stop,
         started: Instant::now(),
-        readmission,
+        admission,
+        changes,
+        network,
+        members: watch::Sender::default(),
+        retired: OnceLock::new(),
         folder,
     };
     Ok((Cell { inner: Arc::new(inner) }, tasks))
@@ -541,10 +593,4 @@ fn engine_config(config: &CellConfig) -> Result<Config, StartError> {
     }
     .validate()
     .map_err(|error| StartError::Config(error.to_string()))
-}
-
-fn member_list(members: &[(ReplicaId, Member)]) -> String {
-    let list: Vec<String> =
-        members.iter().map(|(id, member)| format!("{id} ({})", member.peer_address)).collect();
-    list.join(", ")
 }

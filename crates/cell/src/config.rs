@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::consensus::{Member, ReplicaId};
+use crate::error::StartError;
 use crate::log::LogOptions;
 
 /// What makes a replica this replica.
@@ -15,7 +16,8 @@ pub struct CellConfig {
     pub replica: ReplicaId,
     /// The folder that holds the log, the vote and the snapshots.
     pub data: PathBuf,
-    /// The members that the cell starts with, this replica among them.
+    /// The members that the cell starts with, this replica among them. Once the cell lives this is only where members
+    /// are looked for that are not where the cell says.
     pub members: Vec<(ReplicaId, Member)>,
     /// Start a new cell of these members if the data folder is empty. Every member of a new cell is
     /// started this way, with the same list.
@@ -23,6 +25,9 @@ pub struct CellConfig {
     /// Begin with an empty data folder and be repaired from the other members: the folder that this replica had
     /// is lost, or damaged and moved away. Goes before `bootstrap`.
     pub replace: bool,
+    /// Join a cell that lives, if the data folder is empty: peers' addresses of some of its replicas. `members` may
+    /// be empty then. This replica waits until it is added under its number.
+    pub join: Vec<String>,
     /// Where to listen for the other replicas.
     pub peers_listen: String,
     /// Times and sizes.
@@ -50,6 +55,8 @@ pub struct Tuning {
     pub queue_bytes: usize,
     /// Connections from other replicas.
     pub max_peer_connections: usize,
+    /// How long a replica of a new cell waits for members that don't answer before it founds the cell with a majority.
+    pub founding_wait: Duration,
     /// The log's segments and caches.
     pub log: LogOptions,
 }
@@ -66,13 +73,53 @@ impl Default for Tuning {
             queue_requests: 65_536,
             queue_bytes: 64 << 20,
             max_peer_connections: 64,
+            founding_wait: Duration::from_secs(5),
             log: LogOptions::default(),
         }
     }
 }
 
 impl CellConfig {
-    /// The number that every member of this cell computes alike from the list that the cell began with, so
+    /// What can be known to be wrong before anything is opened.
+    pub(crate) fn check(&self) -> Result<(), StartError> {
+        let problem = |text: String| Err(StartError::Config(text));
+        if self.cell.is_empty() || self.cell.len() > 255 || self.cell.contains('/') {
+            return problem(format!("the cell's name {:?} must have 1 to 255 bytes and no '/'", self.cell));
+        }
+        if self.replica == 0 {
+            return problem("a replica's number must be greater than 0".to_owned());
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        if let Some((twice, _)) = self.members.iter().find(|(id, _)| !seen.insert(*id)) {
+            return problem(format!("the list of members has replica {twice} twice"));
+        }
+        if !seen.contains(&self.replica) && self.join.is_empty() {
+            return problem(format!("the list of members {seen:?} lacks this replica, {}", self.replica));
+        }
+        if self.replace && self.members.len() < 3 && self.join.is_empty() {
+            return problem(format!(
+                "a cell of {} can't repair a replica: without it the others are no majority. If the data folder is lost, so \
+                 is the cell; start without --replace",
+                seen.len()
+            ));
+        }
+        if self.bootstrap && !self.join.is_empty() {
+            return problem(
+                "a replica either begins a new cell or joins one: leave out --bootstrap or --join".to_owned(),
+            );
+        }
+        if self.tuning.election_min >= self.tuning.election_max
+            || self.tuning.election_min <= self.tuning.heartbeat * 2
+        {
+            return problem(format!(
+                "the election timeouts {:?} to {:?} must be a range above twice the heartbeat of {:?}",
+                self.tuning.election_min, self.tuning.election_max, self.tuning.heartbeat
+            ));
+        }
+        Ok(())
+    }
+
+    /// The number that every member of a new cell computes alike from the list that the cell begins with, so
     /// that replicas of different cells know each other for strangers.
     pub(crate) fn cell_id(&self) -> u64 {
         let mut members = self.members.clone();

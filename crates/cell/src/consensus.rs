@@ -18,6 +18,13 @@ pub struct Member {
     pub client_address: String,
 }
 
+impl Member {
+    /// Without addresses it leaves the cell for good: one that is replaced keeps them.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.peer_address.is_empty() && self.client_address.is_empty()
+    }
+}
+
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "peers {}, clients {}", self.peer_address, self.client_address)

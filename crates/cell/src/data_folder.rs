@@ -11,11 +11,8 @@ use crate::snapshot_store::SnapshotStore;
 const IDENTITY: &str = "identity";
 const IDENTITY_NEW: &str = "identity.new";
 const LOCK: &str = "lock";
-/// Its being there says that the replica has lost what it knew and is not repaired yet.
+/// Its being there says that the replica may have forgotten something and does not take part in all yet.
 const REPLACING: &str = "replacing";
-/// For people who look into the folder.
-const REPLACING_TEXT: &str =
-    "This replica lost its data and is being repaired from the others. Leave this file.\n";
 const LOG: &str = "log";
 const SNAPSHOTS: &str = "snapshots";
 const FORMAT: u32 = 1;
@@ -80,6 +77,19 @@ pub enum FolderError {
         /// The folder.
         path: PathBuf,
     },
+    /// The replica was removed from its cell.
+    #[error(
+        "the data folder {} belongs to replica {} of the cell {}, which was removed from the cell for good; to have a \
+         replica here again, start one with a number of its own, an empty folder and --join, and add it with \
+         `bramah member add`",
+        path.display(), owner.replica, owner.cell
+    )]
+    Removed {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        owner: Owner,
+    },
     /// It holds files, but does not say whose.
     #[error(
         "the folder {} holds {name}, but no file named {IDENTITY}: it is not the data folder of a replica, or it is \
@@ -118,6 +128,63 @@ pub enum FolderError {
     },
 }
 
+/// How a replica with an empty folder comes to take part in its cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entrance {
+    /// It begins a new cell with others, unless it turns out that the cell lives already.
+    Founding,
+    /// It is added to a cell that lives, under a number that is new.
+    Joining,
+    /// It is repaired from the others, having lost its folder.
+    Replacing,
+}
+
+impl Entrance {
+    /// For people who look into the folder. The first words are what counts.
+    fn text(self) -> &'static str {
+        match self {
+            Entrance::Founding => {
+                "This replica is new and asks the others whether its cell is, too. Leave this file.\n"
+            }
+            Entrance::Joining => {
+                "This replica joins a cell and has caught up with nobody yet. Leave this file.\n"
+            }
+            Entrance::Replacing => {
+                "This replica lost its data and is being repaired from the others. Leave this file.\n"
+            }
+        }
+    }
+
+    fn of_text(text: &[u8]) -> Self {
+        let begins = |entrance: &Entrance| text.starts_with(&entrance.text().as_bytes()[..20]);
+        // Anything else asks for most care.
+        [Entrance::Founding, Entrance::Joining].into_iter().find(begins).unwrap_or(Entrance::Replacing)
+    }
+}
+
+/// How far a replica has come, as its identity says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// No log was ever opened.
+    New,
+    InUse,
+    /// The cell has removed the replica for good.
+    Removed,
+}
+
+impl Stage {
+    const ALL: [(Stage, &'static str); 3] =
+        [(Stage::New, "new"), (Stage::InUse, "in use"), (Stage::Removed, "removed")];
+
+    fn text(self) -> &'static str {
+        Self::ALL.into_iter().find(|(stage, _)| *stage == self).map_or("in use", |(_, text)| text)
+    }
+
+    fn of_text(text: &str) -> Self {
+        Self::ALL.into_iter().find(|(_, known)| *known == text).map_or(Stage::InUse, |(stage, _)| stage)
+    }
+}
+
 /// Who a data folder belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -138,8 +205,8 @@ pub struct DataFolder {
     lock: Arc<dyn Lock>,
     /// No log was ever opened in it.
     new: bool,
-    /// The replica that it belongs to is being repaired from the others.
-    replacing: bool,
+    /// What is left to do before the replica takes part in all.
+    entrance: Option<Entrance>,
 }
 
 impl DataFolder {
@@ -162,28 +229,26 @@ impl DataFolder {
         replica: u64,
     ) -> Result<Self, FolderError> {
         let owner = Owner { cell: cell.to_owned(), cell_id, replica };
-        Self::open_as(disk, path, owner, false)
+        Self::open_by(disk, path, owner, None)
     }
 
-    /// Like [`DataFolder::open`], for a replica that is to be repaired from the others. The folder must be new;
-    /// it is marked, and whoever opens it is told so, until [`DataFolder::replaced`].
-    pub fn open_to_replace(
+    /// Like [`DataFolder::open`], for a replica that begins with an empty folder in this way. A new folder is
+    /// marked, and whoever opens it is told so, until [`DataFolder::entered`].
+    ///
+    /// # Errors
+    /// [`FolderError::NotLost`] if it is to be replaced and the folder is in use.
+    pub fn open_by(
         disk: Arc<dyn Disk>,
         path: &Path,
-        cell: &str,
-        cell_id: u64,
-        replica: u64,
+        owner: Owner,
+        entrance: Option<Entrance>,
     ) -> Result<Self, FolderError> {
-        let owner = Owner { cell: cell.to_owned(), cell_id, replica };
-        Self::open_as(disk, path, owner, true)
-    }
-
-    fn open_as(disk: Arc<dyn Disk>, path: &Path, owner: Owner, replace: bool) -> Result<Self, FolderError> {
         make(&*disk, path)?;
         let lock = lock(&*disk, path)?;
         let known = match read_identity(&*disk, path) {
             Ok((found, _)) if found != owner => return Err(foreign(path, found, owner)),
-            Ok((_, new)) => Some(new),
+            Ok((_, Stage::Removed)) => return Err(FolderError::Removed { path: path.to_owned(), owner }),
+            Ok((_, stage)) => Some(stage == Stage::New),
             Err(FolderError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 refuse_strangers(&*disk, path)?;
                 None
@@ -191,32 +256,43 @@ impl DataFolder {
             Err(error) => return Err(error),
         };
         let new = known.unwrap_or(true);
-        let marked = disk.list(path).map_err(io_error("list", path))?.iter().any(|name| name == REPLACING);
-        if replace && !marked {
-            if !new {
+        let marked = read_marker(&*disk, path)?;
+        let entrance = match (marked, entrance) {
+            (None, Some(Entrance::Replacing)) if !new => {
                 return Err(FolderError::NotLost { path: path.to_owned() });
             }
-            // Before anything else: without it the next start would take the replica for one of a new cell.
-            write_marker(&*disk, path)?;
-        }
+            // Before anything else: without it the next start would take the replica for one that forgot nothing.
+            (None, Some(entrance)) if new => {
+                write_marker(&*disk, path, entrance)?;
+                Some(entrance)
+            }
+            (None, _) => None,
+            (Some(_), Some(Entrance::Replacing)) => Some(Entrance::Replacing),
+            (marked, _) => marked,
+        };
         if known.is_none() {
-            write_identity(&*disk, path, &owner, true)?;
+            write_identity(&*disk, path, &owner, Stage::New)?;
         }
-        Ok(Self { disk, path: path.to_owned(), owner, lock, new, replacing: marked || replace })
+        Ok(Self { disk, path: path.to_owned(), owner, lock, new, entrance })
     }
 
-    /// Whether the replica is being repaired from the others: it has forgotten what it voted for.
-    pub fn is_replacing(&self) -> bool {
-        self.replacing
+    /// What is left to do before the replica may take part in all; `None`: it has forgotten nothing.
+    pub fn entrance(&self) -> Option<Entrance> {
+        self.entrance
     }
 
-    /// Notes that the replica is repaired. Blocks.
-    pub fn replaced(&self) -> io::Result<()> {
+    /// Notes that the replica takes part in all from now on. Blocks.
+    pub fn entered(&self) -> io::Result<()> {
         match self.disk.remove(&self.path.join(REPLACING)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         self.disk.sync_directory(&self.path)
+    }
+
+    /// Notes that the cell has removed the replica: the folder is never used again. Blocks.
+    pub fn removed(&self) -> Result<(), FolderError> {
+        write_identity(&*self.disk, &self.path, &self.owner, Stage::Removed)
     }
 
     /// Whether no log was ever opened in it: the replica is new.
@@ -240,7 +316,7 @@ impl DataFolder {
         let guard = Some(Arc::clone(&self.lock));
         let log = Log::open(self.disk.clone(), &self.path.join(LOG), identity, options, self.new, guard)?;
         if self.new {
-            let noted = write_identity(&*self.disk, &self.path, &self.owner, false);
+            let noted = write_identity(&*self.disk, &self.path, &self.owner, Stage::InUse);
             noted.map_err(|error| LogError::Io {
                 doing: "note in",
                 path: self.path.join(IDENTITY),
@@ -313,22 +389,31 @@ fn foreign(path: &Path, found: Owner, owner: Owner) -> FolderError {
     }
 }
 
-fn write_marker(disk: &dyn Disk, folder: &Path) -> Result<(), FolderError> {
+fn read_marker(disk: &dyn Disk, folder: &Path) -> Result<Option<Entrance>, FolderError> {
+    let path = folder.join(REPLACING);
+    match read_small(disk, &path) {
+        Ok(text) => Ok(Some(Entrance::of_text(&text))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("read", &path)(error)),
+    }
+}
+
+fn write_marker(disk: &dyn Disk, folder: &Path, entrance: Entrance) -> Result<(), FolderError> {
     let path = folder.join(REPLACING);
     let write = || -> io::Result<()> {
         let file = disk.open(&path, Access::Create)?;
-        file.write_all_at(REPLACING_TEXT.as_bytes(), 0)?;
+        file.write_all_at(entrance.text().as_bytes(), 0)?;
         file.sync_data()?;
         disk.sync_directory(folder)
     };
     write().map_err(io_error("write", &path))
 }
 
-fn write_identity(disk: &dyn Disk, folder: &Path, owner: &Owner, new: bool) -> Result<(), FolderError> {
+fn write_identity(disk: &dyn Disk, folder: &Path, owner: &Owner, stage: Stage) -> Result<(), FolderError> {
     let (path, temporary) = (folder.join(IDENTITY), folder.join(IDENTITY_NEW));
     let write = || -> io::Result<()> {
         let file = disk.open(&temporary, Access::Create)?;
-        file.write_all_at(encode(owner, new).as_bytes(), 0)?;
+        file.write_all_at(encode(owner, stage).as_bytes(), 0)?;
         file.sync_data()?;
         disk.rename(&temporary, &path)?;
         disk.sync_directory(folder)
@@ -337,9 +422,9 @@ fn write_identity(disk: &dyn Disk, folder: &Path, owner: &Owner, new: bool) -> R
 }
 
 /// Text, so that people can read it; its last line is the checksum of the others.
-fn encode(owner: &Owner, new: bool) -> String {
+fn encode(owner: &Owner, stage: Stage) -> String {
     let Owner { cell, cell_id, replica } = owner;
-    let state = if new { "new" } else { "in use" };
+    let state = stage.text();
     let text = format!(
         "bramah data folder\nformat: {FORMAT}\ncell: {cell}\ncell id: {cell_id:016x}\nreplica: {replica}\nstate: {state}\n"
     );
@@ -347,7 +432,7 @@ fn encode(owner: &Owner, new: bool) -> String {
     format!("{text}checksum: {checksum:08x}\n")
 }
 
-fn read_identity(disk: &dyn Disk, folder: &Path) -> Result<(Owner, bool), FolderError> {
+fn read_identity(disk: &dyn Disk, folder: &Path) -> Result<(Owner, Stage), FolderError> {
     let path = folder.join(IDENTITY);
     let bytes = read_small(disk, &path).map_err(io_error("read", &path))?;
     let damaged = |what: &str| FolderError::Damaged { path: path.clone(), what: what.to_owned() };
@@ -371,7 +456,8 @@ fn read_identity(disk: &dyn Disk, folder: &Path) -> Result<(Owner, bool), Folder
         cell_id: number(field("cell id")?, 16)?,
         replica: number(field("replica")?, 10)?,
     };
-    Ok((owner, field("state")? == "new"))
+    let stage = Stage::of_text(field("state")?);
+    Ok((owner, stage))
 }
 
 fn read_small(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {

@@ -126,9 +126,35 @@ pub enum StartError {
     /// The consensus engine did not start.
     #[error("the consensus engine did not start: {0}")]
     Engine(String),
+    /// No member of the cell to join was found.
+    #[error(
+        "no replica of the cell answers at {asked} within {waited:?}: give the peers' addresses of replicas that run, and the cell's name, with --join and --cell"
+    )]
+    NobodyToJoin {
+        /// Where it was asked.
+        asked: String,
+        /// For how long.
+        waited: Duration,
+    },
+    /// The number belongs to a member that votes.
+    #[error(
+        "replica {replica} is a voter of the cell already, but the data folder is empty; if it lost its folder, repair it with --replace; a new replica needs a number of its own"
+    )]
+    AlreadyVotes {
+        /// The number.
+        replica: u64,
+    },
+    /// The number belonged to a member that was removed.
+    #[error(
+        "replica {replica} was removed from the cell for good; start a new replica with another number, and add it with `bramah member add`"
+    )]
+    RemovedReplica {
+        /// The number.
+        replica: u64,
+    },
     /// The folder is empty and nothing says that the cell is new.
     #[error(
-        "the data folder {0} holds no cell yet; start every member of a new cell with --bootstrap and the same list of members; a replica that lost its folder is repaired from the others with --replace"
+        "the data folder {0} holds no cell yet; start every member of a new cell with --bootstrap and the same list of members; a new replica of a cell that lives joins it with --join; one that lost its folder is repaired from the others with --replace"
     )]
     NotBootstrapped(String),
 }

@@ -6,21 +6,26 @@
 //!
 //! This room never decodes what clients send and never lets the wall clock decide anything.
 
+mod admission;
 mod barrier;
 mod bootstrap;
 mod cell;
+mod changes;
 mod clock;
 mod config;
 pub mod consensus;
 pub mod data_folder;
 pub mod disk;
 mod error;
+mod identity;
+mod keeper;
 mod leadership;
 mod leases;
 pub mod log;
 mod machine_store;
+mod membership;
 mod peers;
-mod readmission;
+mod roster;
 mod router;
 pub mod snapshot_store;
 mod status;
@@ -28,7 +33,7 @@ mod submission;
 mod upkeep;
 
 pub use barrier::Barrier;
-pub use cell::{Cell, World};
+pub use cell::{Cell, Members, World};
 pub use clock::WallClock;
 pub use config::{CellConfig, Tuning};
 pub use consensus::{Member, ReplicaId};
@@ -36,5 +41,6 @@ pub use data_folder::FolderError;
 pub use error::{ProposeError, StartError};
 pub use leadership::Leadership;
 pub use log::LogOptions;
+pub use membership::{Change, ChangeError, MAX_MEMBERS, MAX_VOTERS};
 pub use status::{Digest, Status};
 pub use submission::{Done, Outcomes, Requests, Submission};

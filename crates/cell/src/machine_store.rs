@@ -1,6 +1,7 @@
 //! The state machine as openraft drives it: applies entries, freezes views, writes and installs snapshots.
 
-use std::io;
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::RwLock;
 use tokio::sync::{broadcast, watch};
 
-use crate::consensus::TypeConfig;
+use crate::consensus::{ReplicaId, TypeConfig};
 use crate::disk::{self, Disk};
 use crate::snapshot_store::{SnapshotFile, SnapshotStore};
 
@@ -30,6 +31,54 @@ pub(crate) struct AppliedState {
     pub(crate) state: State,
     pub(crate) last: Option<LogIdOf<TypeConfig>>,
     pub(crate) membership: StoredMembershipOf<TypeConfig>,
+    /// Members that have left for good.
+    pub(crate) removed: Arc<BTreeSet<ReplicaId>>,
+}
+
+impl AppliedState {
+    fn set_membership(&mut self, membership: StoredMembershipOf<TypeConfig>) {
+        let stays = |id: &ReplicaId| membership.membership().get_node(id).is_some();
+        let before = self.membership.membership().nodes();
+        let gone = before.filter(|(id, member)| member.is_leaving() && !stays(id)).map(|(id, _)| *id);
+        let gone: Vec<_> = gone.collect();
+        if !gone.is_empty() {
+            Arc::make_mut(&mut self.removed).extend(gone);
+        }
+        self.membership = membership;
+    }
+}
+
+/// Begins what stands behind the state in a snapshot's body once a member was removed: their count and numbers.
+const REMOVED_MAGIC: &[u8; 8] = b"bramgone";
+
+/// A damaged count must not make us ask for more memory than this.
+const MAX_REMOVED: u32 = 1 << 20;
+
+fn write_removed(removed: &BTreeSet<ReplicaId>, body: &mut impl Write) -> io::Result<()> {
+    if removed.is_empty() {
+        return Ok(());
+    }
+    body.write_all(REMOVED_MAGIC)?;
+    body.write_all(&(removed.len() as u32).to_le_bytes())?;
+    removed.iter().try_for_each(|id| body.write_all(&id.to_le_bytes()))
+}
+
+fn read_removed(body: &mut impl Read) -> io::Result<BTreeSet<ReplicaId>> {
+    let wrong = || io::Error::new(io::ErrorKind::InvalidData, "what follows the state can't be read");
+    let (mut magic, mut count, mut id) = ([0; 8], [0; 4], [0; 8]);
+    if body.read(&mut magic[..1])? == 0 {
+        return Ok(BTreeSet::new());
+    }
+    body.read_exact(&mut magic[1..])?;
+    body.read_exact(&mut count)?;
+    let count =
+        Some(u32::from_le_bytes(count)).filter(|count| magic == *REMOVED_MAGIC && *count <= MAX_REMOVED);
+    let mut removed = BTreeSet::new();
+    for _ in 0..count.ok_or_else(wrong)? {
+        body.read_exact(&mut id)?;
+        removed.insert(ReplicaId::from_le_bytes(id));
+    }
+    Ok(removed)
 }
 
 /// What readers share with the task that applies entries.
@@ -106,6 +155,7 @@ impl MachineStore {
                 state: State::default(),
                 last: None,
                 membership: StoredMembershipOf::<TypeConfig>::default(),
+                removed: Arc::default(),
             },
         };
         let machine = Machine::new(applied);
@@ -151,7 +201,7 @@ impl MachineStore {
                 })
             }
             EntryPayload::Membership(membership) => self.machine.change(log_id, |applied| {
-                applied.membership = StoredMembershipOf::<TypeConfig>::new(Some(log_id), membership);
+                applied.set_membership(StoredMembershipOf::<TypeConfig>::new(Some(log_id), membership));
                 Vec::new()
             }),
         };
@@ -266,15 +316,44 @@ impl SnapshotWriter {
         let (snapshots, view) = (self.snapshots.clone(), self.view.clone());
         let meta =
             SnapshotMetaOf::<TypeConfig> { last_log_id: view.last, last_membership: view.membership.clone() };
-        disk::run(&self.disk, move || snapshots.write(meta, |mut body| view.state.write_snapshot(&mut body)))
-            .await
+        let fill = move || {
+            snapshots.write(meta, |mut body| {
+                view.state.write_snapshot(&mut body)?;
+                write_removed(&view.removed, &mut body)
+            })
+        };
+        disk::run(&self.disk, fill).await
     }
 }
 
 fn load(file: &SnapshotFile) -> io::Result<AppliedState> {
-    let state = State::read_snapshot(&mut file.body()?).map_err(|error| {
+    let damaged = |error: &dyn std::fmt::Display| {
         let message = format!("snapshot {}: {error}", file.path().display());
         io::Error::new(io::ErrorKind::InvalidData, message)
-    })?;
-    Ok(AppliedState { state, last: file.meta().last_log_id, membership: file.meta().last_membership.clone() })
+    };
+    let mut body = file.body()?;
+    let state = State::read_snapshot(&mut body).map_err(|error| damaged(&error))?;
+    let removed = Arc::new(read_removed(&mut body).map_err(|error| damaged(&error))?);
+    let membership = file.meta().last_membership.clone();
+    Ok(AppliedState { state, last: file.meta().last_log_id, membership, removed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Spec G-7: a snapshot remembers who was removed; one of a cell that has removed nobody looks as it always did.
+    #[test]
+    fn removed_members_stand_behind_the_state() {
+        let mut bytes = Vec::new();
+        write_removed(&BTreeSet::new(), &mut bytes).expect("a Vec takes all");
+        assert!(bytes.is_empty());
+        assert_eq!(read_removed(&mut &*bytes).expect("nothing follows"), BTreeSet::new());
+        let removed = BTreeSet::from([2, 9]);
+        write_removed(&removed, &mut bytes).expect("a Vec takes all");
+        assert_eq!(read_removed(&mut &*bytes).expect("it is whole"), removed);
+        assert!(read_removed(&mut &bytes[..bytes.len() - 1]).is_err());
+        bytes[0] ^= 1;
+        assert!(read_removed(&mut &*bytes).is_err());
+    }
 }

@@ -24,6 +24,7 @@ use crate::leadership::Leadership;
 use crate::log::{Log, Space};
 use crate::machine_store::Machine;
 use crate::peers::Forwarders;
+use crate::roster::Roster;
 use crate::submission::Submission;
 
 /// How often overdue requests are looked for, and how long a refusal by the engine is respected.
@@ -166,7 +167,7 @@ pub(crate) struct RouterTask {
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) forwarders: Forwarders,
     pub(crate) returned: mpsc::UnboundedReceiver<Vec<Submission>>,
-    pub(crate) members: String,
+    pub(crate) roster: Roster,
     pub(crate) max_batches: usize,
     pub(crate) waiting: VecDeque<Submission>,
     pub(crate) under_way: UnderWay,
@@ -359,7 +360,7 @@ impl RouterTask {
     fn expire(&mut self) {
         let now = Instant::now();
         for submission in self.under_way.overdue(now) {
-            let (waited, members) = (now - submission.submitted, self.members.clone());
+            let (waited, members) = (now - submission.submitted, self.roster.describe());
             submission.fail(ProposeError::Deadline { waited, members });
         }
         if self.waiting.iter().all(|submission| submission.deadline > now) {
@@ -369,7 +370,7 @@ impl RouterTask {
             if submission.deadline > now {
                 self.waiting.push_back(submission);
             } else {
-                let (waited, members) = (now - submission.submitted, self.members.clone());
+                let (waited, members) = (now - submission.submitted, self.roster.describe());
                 submission.fail(ProposeError::NoLeader { waited, members });
             }
         }

@@ -14,6 +14,8 @@ pub(crate) struct Addresses {
 struct Known {
     address: String,
     trouble: Option<String>,
+    /// The cell has named it, and the application has not.
+    learned: bool,
 }
 
 impl Addresses {
@@ -23,6 +25,7 @@ impl Addresses {
         for address in given {
             addresses.learn(&address);
         }
+        addresses.known.iter_mut().for_each(|known| known.learned = false);
         addresses.current = first % addresses.known.len();
         addresses
     }
@@ -31,8 +34,17 @@ impl Addresses {
     pub(crate) fn learn(&mut self, address: &str) {
         let known = self.known.iter().any(|known| known.address == address);
         if !known && !address.is_empty() && self.known.len() < MOST {
-            self.known.push(Known { address: address.to_owned(), trouble: None });
+            self.known.push(Known { address: address.to_owned(), trouble: None, learned: true });
         }
+    }
+
+    /// The cell's members are at these addresses now: others that it had named are forgotten, but for the one in use.
+    pub(crate) fn members<'a>(&mut self, addresses: impl Iterator<Item = &'a str> + Clone) {
+        let current = self.current().to_owned();
+        let is_member = |known: &Known| addresses.clone().any(|address| address == known.address);
+        self.known.retain(|known| !known.learned || known.address == current || is_member(known));
+        self.current = self.known.iter().position(|known| known.address == current).unwrap_or(0);
+        addresses.clone().for_each(|address| self.learn(address));
     }
 
     /// The address to try, or that is in use.
@@ -69,12 +81,40 @@ impl Addresses {
     /// What went wrong, at all addresses where something did.
     pub(crate) fn troubles(&self) -> String {
         let mut all = String::new();
-        for Known { address, trouble } in &self.known {
+        for Known { address, trouble, .. } in &self.known {
             if let Some(trouble) = trouble {
                 let separator = if all.is_empty() { "" } else { "; " };
                 let _ = write!(all, "{separator}{address}: {trouble}");
             }
         }
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(addresses: &Addresses) -> Vec<&str> {
+        addresses.known.iter().map(|known| known.address.as_str()).collect()
+    }
+
+    /// Spec F-4: the members that the cell has now are known; those that have left are not tried for ever.
+    #[test]
+    fn members_come_and_go() {
+        let mut addresses = Addresses::new(vec!["a:1".into(), "b:1".into()], 1);
+        addresses.members(["a:1", "b:1", "c:1"].into_iter());
+        addresses.settle("c:1");
+        addresses.members(["d:1", "e:1"].into_iter());
+        assert_eq!(
+            all(&addresses),
+            ["a:1", "b:1", "c:1", "d:1", "e:1"],
+            "given ones and the one in use stay"
+        );
+        assert_eq!(addresses.current(), "c:1");
+        addresses.settle("e:1");
+        addresses.members(["e:1"].into_iter());
+        assert_eq!(all(&addresses), ["a:1", "b:1", "e:1"]);
+        assert_eq!(addresses.current(), "e:1");
     }
 }

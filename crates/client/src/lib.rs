@@ -50,6 +50,7 @@ mod error;
 mod files;
 mod lease;
 mod link;
+mod members;
 mod queue;
 mod session;
 mod status;
@@ -60,6 +61,7 @@ pub use client::{Client, SessionInfo};
 pub use counter::{Counter, IncrementOptions};
 pub use error::{Code, Error};
 pub use files::{Deleted, DirectoryEntry, DirectoryPage, File, Kind, SetOptions, Stat, Written};
+pub use members::{MemberAddresses, MemberChange};
 pub use status::{Leader, Member, ReplicaStatus};
 
 /// How connections are made: for simulations, which bring a network of their own.

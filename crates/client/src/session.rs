@@ -72,7 +72,6 @@ struct Attempt {
     started: Instant,
 }
 
-#[expect(clippy::large_enum_variant, reason = "one is alive at a time; a box would be an allocation a reply")]
 enum Event {
     Reply(Result<Option<v1::SessionReply>, Status>),
     Attempted(Result<(Link, Greeting), OpenError>),
@@ -249,6 +248,9 @@ impl Session {
         self.suspected = None;
         if let Some(leader) = reply.leader {
             self.learn_leader(leader, now);
+        }
+        if !reply.members.is_empty() {
+            self.addresses.members(reply.members.iter().map(|member| &*member.client_address));
         }
         self.calls.answered(reply.answers, now, &mut self.budget, &mut self.random);
         if reply.lease_ms > 0 {

@@ -36,6 +36,8 @@ pub struct ServerConfig {
     pub bootstrap: bool,
     /// Begin with an empty data folder and be repaired from the others: the folder was lost or moved away.
     pub replace: bool,
+    /// Join a cell that lives, if the data folder is empty: peers' addresses of some of its replicas.
+    pub join: Vec<String>,
     /// The most connections of clients at once; one more is closed at once.
     pub max_connections: usize,
     /// Times and sizes.
@@ -106,7 +108,8 @@ impl Server {
         self.cell.as_ref().expect("taken only when the server ends").status()
     }
 
-    /// Resolves when consensus has ended by itself: after damage, or when the disk failed for good.
+    /// Resolves when consensus has ended by itself: after damage, when the disk failed for good, or when the cell has
+    /// removed this replica. The status's `trouble` says why.
     pub async fn failed(&self) {
         let mut ended = self.ended.clone();
         let _ = ended.wait_for(|ended| *ended).await;
@@ -158,6 +161,7 @@ pub(crate) fn cell_config(config: &ServerConfig) -> CellConfig {
         members: config.members.clone(),
         bootstrap: config.bootstrap,
         replace: config.replace,
+        join: config.join.clone(),
         peers_listen: config.peers_listen.clone(),
         tuning: config.tuning.clone(),
     }

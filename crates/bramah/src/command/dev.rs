@@ -82,6 +82,7 @@ fn config(data: &Path, shape: &Shape, replica: u64) -> ServerConfig {
         members: members.collect(),
         bootstrap: true,
         replace: false,
+        join: Vec::new(),
         max_connections: 4_096,
         tuning: Tuning::default(),
     }

@@ -3,6 +3,7 @@
 pub mod connect;
 pub mod counter;
 pub mod dev;
+pub mod member;
 pub mod server;
 pub mod status;
 pub mod table;
@@ -36,6 +37,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Ls(args) => block_on(tree::ls(&shared, args)),
         Command::Stat(args) => block_on(tree::stat(&shared, args)),
         Command::Rm(args) => block_on(tree::rm(&shared, args)),
+        Command::Member(command) => block_on(member::run(&shared, command)),
         Command::Status(args) => block_on(status::run(&shared, args)),
     }
 }

@@ -30,9 +30,14 @@ pub async fn run(args: ServerArgs) -> Result<(), Failure> {
     };
     tracing::info!(clients = %server.client_address(), peers = %server.peer_address(), "the replica is up");
     tokio::select! {
-        () = server.failed() => Err(Failure::refused("the replica cannot go on and has stopped; its last log lines say why")),
+        () = server.failed() => Err(ended(&server)),
         () = signals.next() => stop(server, signals, stop_timeout).await,
     }
+}
+
+fn ended(server: &Server) -> Failure {
+    let trouble = server.status().trouble;
+    Failure::refused(format!("the replica cannot go on and has stopped: {trouble}"))
 }
 
 /// Finishes what is under way and hands leadership over, within the limit (spec G-12). A second signal ends the
@@ -103,6 +108,7 @@ fn server_config(settings: Settings) -> ServerConfig {
         members: members.collect(),
         bootstrap: settings.bootstrap,
         replace: settings.replace,
+        join: settings.join,
         max_connections: settings.max_connections as usize,
         tuning: Tuning {
             heartbeat: settings.heartbeat,

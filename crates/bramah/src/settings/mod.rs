@@ -24,16 +24,14 @@ pub struct Settings {
     pub data: PathBuf,
     /// Where to listen for clients.
     pub clients_listen: String,
-    /// What to tell clients.
-    pub clients_advertise: String,
     /// Where to listen for the other replicas.
     pub peers_listen: String,
-    /// What to tell the other replicas.
-    pub peers_advertise: String,
     /// The replicas the cell begins with, this one among them.
     pub members: Vec<MemberAddresses>,
     /// Start a new cell if the folder is empty.
     pub bootstrap: bool,
+    /// Peers' addresses of replicas of the cell to join.
+    pub join: Vec<String>,
     /// Start again empty, to be repaired from the others.
     pub replace: bool,
     /// Time between two heartbeats.
@@ -63,18 +61,31 @@ impl Settings {
     pub fn from_values(values: Values) -> Result<Self, SettingError> {
         let text = |key| values.require(key).map(|given| given.value);
         let replica = values.parse("replica", value::number)?;
-        let members = values.parse("members", value::members)?;
-        let own = own_member(replica, &members)?.clone();
+        let join = match values.get("join") {
+            Some(_) => values.parse("join", value::addresses)?,
+            None => Vec::new(),
+        };
+        let members = match values.get("members") {
+            // Who joins learns the members from the cell.
+            None if !join.is_empty() => Vec::new(),
+            _ => values.parse("members", value::members)?,
+        };
+        if members.is_empty() {
+            refuse_advertised(&values)?;
+        } else if join.is_empty() || members.iter().any(|member| member.id == replica) {
+            let own = own_member(replica, &members)?;
+            check_advertised(&values, "clients.advertise", &own.clients)?;
+            check_advertised(&values, "peers.advertise", &own.peers)?;
+        }
         let settings = Settings {
             cell: text("cell")?,
             replica,
             data: PathBuf::from(text("data")?),
             clients_listen: text("clients.listen")?,
-            clients_advertise: advertised(&values, "clients.advertise", &own.clients)?,
             peers_listen: text("peers.listen")?,
-            peers_advertise: advertised(&values, "peers.advertise", &own.peers)?,
             members,
             bootstrap: values.parse("bootstrap", value::switch)?,
+            join,
             replace: values.parse("replace", value::switch)?,
             heartbeat: values.parse("heartbeat", value::duration)?,
             election_min: values.parse("election_min", value::duration)?,
@@ -96,7 +107,12 @@ impl Settings {
         self.check_times()?;
         self.check_sizes()?;
         self.check_addresses()?;
-        if self.members.len().is_multiple_of(2) {
+        if self.bootstrap && !self.join.is_empty() {
+            return Err(SettingError::new(
+                "`bootstrap` and `join` are both given: a replica either begins a new cell or joins one",
+            ));
+        }
+        if self.members.len().is_multiple_of(2) && !self.members.is_empty() {
             let (many, fewer) = (self.members.len(), self.members.len() - 1);
             self.warnings.push(format!(
                 "{many} members survive no more failures than {fewer}, and each is one more that can fail: use an odd number",
@@ -202,10 +218,21 @@ fn own_member(replica: u64, members: &[MemberAddresses]) -> Result<&MemberAddres
     })
 }
 
-/// The advertised address: the one in `members`, and a given one must be the same.
-fn advertised(values: &Values, key: &str, member: &str) -> Result<String, SettingError> {
+/// Who joins is reached where `bramah member add` says: there is nothing to compare with.
+fn refuse_advertised(values: &Values) -> Result<(), SettingError> {
+    match ["clients.advertise", "peers.advertise"].iter().find_map(|key| values.get(key)) {
+        Some(given) => Err(source::describe(
+            &given,
+            "it is compared with `members`, which is not given; `bramah member add` says where a joining replica is",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The advertised address is the one in `members`: a given one must be the same.
+fn check_advertised(values: &Values, key: &str, member: &str) -> Result<(), SettingError> {
     let Some(given) = values.get(key) else {
-        return Ok(member.to_owned());
+        return Ok(());
     };
     let address = &given.value;
     if !value::is_dialable(address) {
@@ -220,7 +247,7 @@ fn advertised(values: &Values, key: &str, member: &str) -> Result<String, Settin
             &format!("{address} is not this replica's address in `members`, {member}: make them one"),
         ));
     }
-    Ok(member.to_owned())
+    Ok(())
 }
 
 #[cfg(test)]

@@ -100,6 +100,6 @@ mod tests {
         values.override_with(file::parse(text, "page").expect("TOML")).expect("values of their kinds");
         let settings = Settings::from_values(values).expect("valid settings");
         assert_eq!(settings.members.len(), 3);
-        assert_eq!(settings.clients_advertise, "10.0.0.1:7501");
+        assert_eq!(settings.members[0].clients, "10.0.0.1:7501");
     }
 }

@@ -20,6 +20,8 @@ pub enum Kind {
     Switch,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// Several addresses, separated by commas.
+    Addresses,
     /// The replicas of the cell: `ID=PEER_ADDRESS/CLIENT_ADDRESS`, separated by commas.
     Members,
 }
@@ -36,6 +38,7 @@ impl Kind {
             Kind::Bytes => "bytes".into(),
             Kind::Switch => "true or false".into(),
             Kind::Choice(words) => words.join(", "),
+            Kind::Addresses => "HOST:PORT,…".into(),
             Kind::Members => "ID=PEERS/CLIENTS,…".into(),
         }
     }
@@ -129,14 +132,20 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "members",
         kind: Kind::Members,
-        default: Default::Required,
-        help: "The replicas the cell begins with, this one among them; the same list at each. In the file: [[member]]",
+        default: Default::Derived("required without `join`"),
+        help: "The replicas the cell begins with, this one among them; the same list at each. The cell itself keeps later changes. In the file: [[member]]",
     },
     Setting {
         key: "bootstrap",
         kind: Kind::Switch,
         default: Default::Value("false"),
         help: "Start a new cell of `members` if the data folder is empty. Leave it out once the cell lives",
+    },
+    Setting {
+        key: "join",
+        kind: Kind::Addresses,
+        default: Default::Derived("no cell is joined"),
+        help: "Join a cell that lives if the data folder is empty: peers' addresses of some of its replicas. This one waits until `bramah member add` names it. May stay",
     },
     Setting {
         key: "replace",

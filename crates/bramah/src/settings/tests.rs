@@ -28,8 +28,8 @@ fn settings_with(changes: &[(&str, &str)]) -> Result<Settings, String> {
 fn good_settings_pass_without_a_warning() {
     let settings = settings_with(&[]).expect("they are good");
     assert_eq!(settings.warnings, Vec::<String>::new());
-    assert_eq!(settings.clients_advertise, "a:7501");
-    assert_eq!(settings.peers_advertise, "a:7502");
+    settings_with(&[("clients.advertise", "a:7501"), ("peers.advertise", "a:7502")])
+        .expect("they are those in the list");
 }
 
 #[test]
@@ -58,6 +58,9 @@ fn each_mistake_is_named_with_the_way_out() {
         (&[("cell", "local")], "cannot name a cell"),
         (&[("log_format", "xml")], "is not one of text, json"),
         (&[("data", "")], "it is empty"),
+        (&[("join", "0.0.0.0:7502")], "cannot be dialled"),
+        (&[("join", " , ")], "at least one replica"),
+        (&[("join", "a:7502")], "either begins a new cell or joins one"),
     ];
     for (changes, expected) in mistakes {
         match settings_with(changes) {

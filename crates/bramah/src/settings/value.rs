@@ -27,6 +27,7 @@ pub fn check(kind: Kind, text: &str) -> Result<(), String> {
         Kind::Switch => switch(text).map(drop),
         Kind::Choice(words) if words.contains(&text) => Ok(()),
         Kind::Choice(words) => Err(format!("{text:?} is not one of {}", words.join(", "))),
+        Kind::Addresses => addresses(text).map(drop),
         Kind::Members => members(text).map(drop),
     }
 }
@@ -115,6 +116,21 @@ pub fn is_dialable(text: &str) -> bool {
     }
 }
 
+/// `HOST:PORT,HOST:PORT,…`, at least one that can be dialled.
+pub fn addresses(text: &str) -> Result<Vec<String>, String> {
+    let list: Vec<&str> = text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
+    if list.is_empty() {
+        return Err("it is empty: give the address of at least one replica".into());
+    }
+    for item in &list {
+        address(item)?;
+        if !is_dialable(item) {
+            return Err(format!("{item} cannot be dialled; give the address that the replica is reached by"));
+        }
+    }
+    Ok(list.into_iter().map(str::to_owned).collect())
+}
+
 /// `1=HOST:PORT/HOST:PORT,2=…`: number, peers' address, clients' address.
 pub fn members(text: &str) -> Result<Vec<MemberAddresses>, String> {
     let members: Vec<MemberAddresses> = text
@@ -130,7 +146,8 @@ pub fn members(text: &str) -> Result<Vec<MemberAddresses>, String> {
     }
 }
 
-fn member(text: &str) -> Result<MemberAddresses, String> {
+/// `1=HOST:PORT/HOST:PORT`: number, peers' address, clients' address.
+pub fn member(text: &str) -> Result<MemberAddresses, String> {
     let wrong = || {
         format!(
             "{text:?} is not a member; write ID=PEER_ADDRESS/CLIENT_ADDRESS, as 1=10.0.0.1:7502/10.0.0.1:7501"

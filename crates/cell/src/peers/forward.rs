@@ -17,6 +17,7 @@ use super::{PeerNetwork, encode};
 use crate::barrier::{Barrier, BarrierRequest};
 use crate::consensus::{Member, ReplicaId};
 use crate::error::ProposeError;
+use crate::roster::Roster;
 use crate::router::Router;
 use crate::submission::Submission;
 
@@ -41,50 +42,47 @@ enum Forwarded {
 #[derive(Clone)]
 pub(crate) struct Forwarders {
     network: PeerNetwork,
-    members: String,
     returned: mpsc::UnboundedSender<Vec<Submission>>,
-    current: Arc<Mutex<Option<(ReplicaId, Forwarder)>>>,
+    current: Arc<Mutex<Option<(ReplicaId, Member, Forwarder)>>>,
 }
 
 impl Forwarders {
     /// `returned` gets what was not done and may safely be proposed again.
-    pub(crate) fn new(
-        network: PeerNetwork,
-        members: String,
-        returned: mpsc::UnboundedSender<Vec<Submission>>,
-    ) -> Self {
-        Self { network, members, returned, current: Arc::default() }
+    pub(crate) fn new(network: PeerNetwork, returned: mpsc::UnboundedSender<Vec<Submission>>) -> Self {
+        Self { network, returned, current: Arc::default() }
     }
 
     /// The stream to this leader. Called on the runtime of consensus.
     pub(crate) fn to(&self, leader: ReplicaId, member: &Member) -> Forwarder {
         let mut current = self.current.lock();
-        if let Some((id, forwarder)) = &*current
-            && *id == leader
+        if let Some((id, at, forwarder)) = &*current
+            && (*id, at) == (leader, member)
             && !forwarder.outbox.is_closed()
         {
             return forwarder.clone();
         }
         let (outbox, inbox) = mpsc::unbounded_channel();
         let forwarder = Forwarder { outbox };
-        tokio::spawn(self.clone().run(member.clone(), inbox));
-        *current = Some((leader, forwarder.clone()));
+        let address = self.network.roster.peer_address(leader, member);
+        tokio::spawn(self.clone().run(leader, address, inbox));
+        *current = Some((leader, member.clone(), forwarder.clone()));
         forwarder
     }
 
     /// Ends the stream to any other leader than this one; what it carries comes back.
     pub(crate) fn leave_unless(&self, leader: Option<ReplicaId>) {
         let mut current = self.current.lock();
-        if current.as_ref().is_some_and(|(id, _)| Some(*id) != leader) {
+        if current.as_ref().is_some_and(|(id, ..)| Some(*id) != leader) {
             *current = None;
         }
     }
 
-    async fn run(self, member: Member, mut inbox: mpsc::UnboundedReceiver<Forwarded>) {
-        let mut stream = InFlight { members: self.members.clone(), ..InFlight::default() };
-        let ended = self.carry(&member, &mut inbox, &mut stream).await;
+    async fn run(self, leader: ReplicaId, address: String, mut inbox: mpsc::UnboundedReceiver<Forwarded>) {
+        let mut stream = InFlight { roster: self.network.roster.clone(), ..InFlight::default() };
+        let ended = self.carry(&address, &mut inbox, &mut stream).await;
         if let Err(status) = ended {
-            tracing::info!(leader = %member.peer_address, %status, "the stream to the leader ended");
+            self.network.roster.failed(leader, &address);
+            tracing::info!(leader = %address, %status, "the stream to the leader ended");
         }
         // From here on nobody can put anything in; what is in goes back.
         inbox.close();
@@ -103,12 +101,12 @@ impl Forwarders {
 
     async fn carry(
         &self,
-        member: &Member,
+        address: &str,
         inbox: &mut mpsc::UnboundedReceiver<Forwarded>,
         stream: &mut InFlight,
     ) -> Result<(), Status> {
         let (messages, outbound) = mpsc::channel(16);
-        let mut client = self.network.client(member)?;
+        let mut client = self.network.client(address)?;
         let outbound = tokio_stream::wrappers::ReceiverStream::new(outbound);
         let mut replies = tokio::time::timeout(CONNECT_LIMIT, client.forward(outbound))
             .await
@@ -183,7 +181,7 @@ struct InFlight {
     barriers: HashMap<u64, oneshot::Sender<Result<Barrier, ProposeError>>>,
     /// Not done, to be tried elsewhere.
     refused: Vec<Submission>,
-    members: String,
+    roster: Roster,
 }
 
 impl InFlight {
@@ -277,7 +275,7 @@ impl InFlight {
         let now = Instant::now();
         for (_, submission) in self.batches.extract_if(|_, submission| submission.deadline <= now) {
             let waited = now - submission.submitted;
-            let members = self.members.clone();
+            let members = self.roster.describe();
             submission.fail(ProposeError::Deadline { waited, members });
         }
     }

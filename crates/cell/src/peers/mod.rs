@@ -5,7 +5,7 @@ mod network;
 mod service;
 
 pub(crate) use forward::Forwarders;
-pub(crate) use network::PeerNetwork;
+pub(crate) use network::{PeerNetwork, client};
 pub(crate) use service::{PeerService, serve};
 
 use std::io;

@@ -28,6 +28,7 @@ use tonic::transport::Channel;
 use super::{MAX_MESSAGE_BYTES, SNAPSHOT_CHUNK_BYTES, encode};
 use crate::consensus::{Member, ReplicaId, TypeConfig};
 use crate::disk::{self, Disk};
+use crate::roster::Roster;
 use crate::snapshot_store::SnapshotFile;
 
 /// How long a replica that can't be reached is left alone.
@@ -50,32 +51,42 @@ pub(crate) struct PeerNetwork {
     pub(crate) transport: Arc<dyn Transport>,
     /// Holds the snapshots that are sent.
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) roster: Roster,
 }
 
 impl PeerNetwork {
     /// A connection that is made at the first call and again after it broke.
-    pub(crate) fn client(&self, member: &Member) -> Result<PeerClient<Channel>, Status> {
-        let transport = Arc::clone(&self.transport);
-        let channel = transport::channel_lazy(transport, &member.peer_address, TIMEOUTS)
-            .map_err(|error| Status::unavailable(format!("{}: {error}", member.peer_address)))?;
-        Ok(PeerClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    pub(crate) fn client(&self, address: &str) -> Result<PeerClient<Channel>, Status> {
+        client(&self.transport, address)
     }
+}
+
+/// A connection that is made at the first call and again after it broke.
+pub(crate) fn client(transport: &Arc<dyn Transport>, address: &str) -> Result<PeerClient<Channel>, Status> {
+    let channel = transport::channel_lazy(Arc::clone(transport), address, TIMEOUTS)
+        .map_err(|error| Status::unavailable(format!("{address}: {error}")))?;
+    Ok(PeerClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES))
 }
 
 impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
     type Network = Peer;
 
-    async fn new_client(&mut self, _target: ReplicaId, node: &Member) -> Peer {
-        Peer { cell_id: self.cell_id, disk: Arc::clone(&self.disk), client: self.client(node) }
+    async fn new_client(&mut self, target: ReplicaId, node: &Member) -> Peer {
+        let address = self.roster.peer_address(target, node);
+        let client = self.client(&address);
+        Peer { network: self.clone(), target, node: node.clone(), address, client }
     }
 }
 
 /// One connection to one member.
 pub(crate) struct Peer {
-    cell_id: u64,
-    disk: Arc<dyn Disk>,
+    network: PeerNetwork,
+    target: ReplicaId,
+    node: Member,
+    /// Where `client` connects to.
+    address: String,
     /// An error if the member's address can't be one.
     client: Result<PeerClient<Channel>, Status>,
 }
@@ -89,8 +100,18 @@ enum Ask {
 }
 
 impl Peer {
-    fn client(&mut self) -> Result<&mut PeerClient<Channel>, RPCError<TypeConfig>> {
-        self.client.as_mut().map_err(|status| unreachable(status))
+    /// The connection to where the member is now: the engine goes on with one `Peer` when an address changes.
+    fn client(&mut self) -> Result<&mut PeerClient<Channel>, Status> {
+        let address = self.network.roster.peer_address(self.target, &self.node);
+        if address != self.address {
+            self.client = self.network.client(&address);
+            self.address = address;
+        }
+        self.client.as_mut().map_err(|status| status.clone())
+    }
+
+    fn failed(&self) {
+        self.network.roster.failed(self.target, &self.address);
     }
 
     async fn ask<R: DeserializeOwned>(
@@ -99,10 +120,11 @@ impl Peer {
         body: Result<Bytes, io::Error>,
         option: &RPCOption,
     ) -> Result<R, RPCError<TypeConfig>> {
+        let (cell_id, to) = (self.network.cell_id, self.target);
         let mut request =
-            tonic::Request::new(PeerMessage { cell_id: self.cell_id, body: body.map_err(|e| network(&e))? });
+            tonic::Request::new(PeerMessage { cell_id, body: body.map_err(|e| network(&e))?, to });
         request.set_timeout(option.soft_ttl());
-        let client = self.client()?;
+        let client = self.client().map_err(|status| unreachable(&status))?;
         let answer = async {
             match what {
                 Ask::Heartbeat => client.heartbeat(request).await,
@@ -111,12 +133,14 @@ impl Peer {
                 Ask::TransferLeader => client.transfer_leader(request).await,
             }
         };
-        let message = tokio::time::timeout(option.soft_ttl(), answer)
+        let answered = tokio::time::timeout(option.soft_ttl(), answer)
             .await
-            .map_err(|elapsed| RPCError::Unreachable(Unreachable::new(&elapsed)))?
-            .map_err(|status| unreachable(&status))?
-            .into_inner();
-        decode(&message.body).map_err(|e| network(&e))
+            .map_err(|elapsed| RPCError::Unreachable(Unreachable::new(&elapsed)))
+            .and_then(|answered| answered.map_err(|status| unreachable(&status)));
+        if answered.is_err() {
+            self.failed();
+        }
+        decode(&answered?.into_inner().body).map_err(|e| network(&e))
     }
 }
 
@@ -157,22 +181,23 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let cell_id = self.cell_id;
+        let (cell_id, to) = (self.network.cell_id, self.target);
         let outbound = input.filter_map(move |rpc| {
             // Entries were encoded once before they were appended here, so this can't fail for their shape;
             // should it fail all the same, the stream falls silent and is begun again.
-            let message = encode(&rpc).map(|body| PeerMessage { cell_id, body }).ok();
+            let message = encode(&rpc).map(|body| PeerMessage { cell_id, body, to }).ok();
             std::future::ready(message)
         });
         Box::pin(async move {
-            let opened = match tokio::time::timeout(option.soft_ttl(), self.client()?.append(outbound)).await
-            {
+            let client = self.client().map_err(|status| unreachable(&status))?;
+            let opened = match tokio::time::timeout(option.soft_ttl(), client.append(outbound)).await {
                 Ok(opened) => opened.map_err(|status| unreachable(&status)),
                 Err(elapsed) => Err(RPCError::Unreachable(Unreachable::new(&elapsed))),
             };
             let inbound = match opened {
                 Ok(response) => response.into_inner(),
                 Err(error) => {
+                    self.failed();
                     // The engine's own pause comes only once a connection asks for the first message.
                     tokio::time::sleep(RETRY_PAUSE).await;
                     return Err(error);
@@ -239,19 +264,20 @@ impl Peer {
         vote: VoteOf<TypeConfig>,
         file: SnapshotFile,
     ) -> Result<SnapshotResponse<TypeConfig>, Status> {
-        let disk = Arc::clone(&self.disk);
-        let client = self.client.as_mut().map_err(|status| status.clone())?;
+        let (cell_id, to, disk) = (self.network.cell_id, self.target, Arc::clone(&self.network.disk));
+        let client = self.client()?;
         let vote = encode(&vote).map_err(super::internal)?;
         let meta = encode(file.meta()).map_err(super::internal)?;
         let mut question = tonic::Request::new(SnapshotOffsetRequest {
-            cell_id: self.cell_id,
+            cell_id,
             meta: meta.clone(),
             length: file.length(),
             checksum: file.checksum(),
+            to,
         });
         question.set_timeout(Duration::from_secs(10));
         let offset = client.snapshot_offset(question).await?.into_inner().offset;
-        let chunks = chunks(self.cell_id, disk, vote, meta, file, offset);
+        let chunks = chunks(cell_id, disk, to, vote, meta, file, offset);
         let reply = client.snapshot(chunks).await?.into_inner();
         super::decode(&reply.body)
     }
@@ -261,6 +287,7 @@ impl Peer {
 fn chunks(
     cell_id: u64,
     disk: Arc<dyn Disk>,
+    to: ReplicaId,
     vote: Bytes,
     meta: Bytes,
     file: SnapshotFile,
@@ -281,7 +308,7 @@ fn chunks(
             let (vote, meta) = head.unwrap_or_default();
             let next = offset + data.len() as u64;
             let chunk =
-                SnapshotChunk { cell_id, vote, meta, offset, length, checksum, data: Bytes::from(data) };
+                SnapshotChunk { cell_id, vote, meta, offset, length, checksum, data: Bytes::from(data), to };
             Some((chunk, (None, next)))
         }
     })

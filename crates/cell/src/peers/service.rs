@@ -4,28 +4,34 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bramah_wire::limits::MAX_DEADLINE;
 use bramah_wire::transport::{self, Listener};
+use bramah_wire::v1::introduce_reply::Standing as WireStanding;
 use bramah_wire::v1::peer_server::{Peer as PeerApi, PeerServer};
 use bramah_wire::v1::readmit_request::Phase;
 use bramah_wire::v1::{
-    ForwardReply, ForwardRequest, PeerMessage, ReadmitReply, ReadmitRequest, SnapshotChunk,
-    SnapshotOffsetReply, SnapshotOffsetRequest,
+    ChangeReply, ChangeRequest, ForwardReply, ForwardRequest, IntroduceReply, IntroduceRequest, PeerMessage,
+    ReadmitReply, ReadmitRequest, SnapshotChunk, SnapshotOffsetReply, SnapshotOffsetRequest,
 };
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf, VoteOf};
 use serde::Serialize;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::forward::answer_forwards;
 use super::{MAX_MESSAGE_BYTES, decode, encode, internal};
+use crate::admission::Admission;
 use crate::cell::CellRaft;
-use crate::consensus::{Member, ReplicaId, TypeConfig};
+use crate::changes::{Changes, Standing};
+use crate::consensus::{ReplicaId, TypeConfig};
 use crate::disk::{self, Disk};
 use crate::leadership::LastHeard;
 use crate::log::{Log, Space};
-use crate::readmission::{self, Readmission};
+use crate::membership::Change;
 use crate::router::Router;
 use crate::snapshot_store::{SnapshotFile, SnapshotStore};
 
@@ -39,6 +45,7 @@ const SHORTAGE_TICK: Duration = Duration::from_millis(500);
 
 /// What other replicas may ask of this one.
 pub(crate) struct PeerService {
+    pub(crate) cell: String,
     pub(crate) cell_id: u64,
     pub(crate) raft: CellRaft,
     pub(crate) disk: Arc<dyn Disk>,
@@ -46,9 +53,9 @@ pub(crate) struct PeerService {
     pub(crate) snapshots: SnapshotStore,
     pub(crate) router: Router,
     pub(crate) heard: Arc<LastHeard>,
-    pub(crate) readmission: Arc<Readmission>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) changes: Arc<Changes>,
     pub(crate) replica: ReplicaId,
-    pub(crate) members: Vec<(ReplicaId, Member)>,
 }
 
 /// Answers peers until `stop` turns true.
@@ -79,6 +86,33 @@ impl PeerService {
     fn check(&self, cell_id: u64) -> Result<(), Status> {
         check_cell(self.cell_id, cell_id)
     }
+
+    fn check_message(&self, message: &PeerMessage) -> Result<(), Status> {
+        self.check(message.cell_id)?;
+        check_replica(self.replica, message.to)
+    }
+
+    /// Whether the caller may be elected as far as this replica is concerned.
+    fn check_candidate(&self, rpc: &VoteRequest<TypeConfig>) -> Result<(), Status> {
+        self.admission.check_voting()?;
+        let candidate = rpc.vote.leader_id().node_id;
+        match self.changes.standing(candidate) {
+            Standing::Removed => {
+                Err(Status::permission_denied(format!("replica {candidate} was removed from the cell")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A wrong address must not make one replica count for two.
+fn check_replica(ours: ReplicaId, to: ReplicaId) -> Result<(), Status> {
+    if to == 0 || to == ours {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!(
+        "this is replica {ours}, and the caller wants replica {to}: check the members' addresses"
+    )))
 }
 
 fn check_cell(ours: u64, theirs: u64) -> Result<(), Status> {
@@ -138,7 +172,7 @@ fn end_when_short<T: Send>(
 }
 
 fn reply(cell_id: u64, body: &impl Serialize) -> Result<Response<PeerMessage>, Status> {
-    Ok(Response::new(PeerMessage { cell_id, body: encode(body).map_err(internal)? }))
+    Ok(Response::new(PeerMessage { cell_id, body: encode(body).map_err(internal)?, to: 0 }))
 }
 
 #[tonic::async_trait]
@@ -150,9 +184,9 @@ impl PeerApi for PeerService {
         &self,
         request: Request<Streaming<PeerMessage>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        self.readmission.check_following()?;
-        let cell_id = self.cell_id;
-        let (heard, readmission) = (Arc::clone(&self.heard), Arc::clone(&self.readmission));
+        self.admission.check_following()?;
+        let (cell_id, replica) = (self.cell_id, self.replica);
+        let (heard, admission) = (Arc::clone(&self.heard), Arc::clone(&self.admission));
         let log = self.log.clone();
         let (refuse, refusal) = oneshot::channel();
         let mut refuse = Some(refuse);
@@ -161,8 +195,9 @@ impl PeerApi for PeerService {
             .map(move |message| {
                 let message = message?;
                 check_cell(cell_id, message.cell_id)?;
+                check_replica(replica, message.to)?;
                 let rpc: AppendEntriesRequest<TypeConfig> = decode(&message.body)?;
-                readmission.check_leader(&rpc.vote)?;
+                admission.check_leader(&rpc.vote)?;
                 heard.now();
                 check_space(&log, &rpc)?;
                 Ok(rpc)
@@ -185,7 +220,7 @@ impl PeerApi for PeerService {
             .filter_map(|rpc| std::future::ready(rpc.ok()));
         let answers = self.raft.stream_append(requests).map(move |answer| {
             let answer = answer.map_err(internal)?;
-            Ok(PeerMessage { cell_id, body: encode(&answer).map_err(internal)? })
+            Ok(PeerMessage { cell_id, body: encode(&answer).map_err(internal)?, to: 0 })
         });
         // Told why, the leader knows that nothing is under way here any more.
         let refusal = futures_util::stream::once(refusal);
@@ -195,9 +230,9 @@ impl PeerApi for PeerService {
 
     async fn heartbeat(&self, request: Request<PeerMessage>) -> Result<Response<PeerMessage>, Status> {
         let message = request.into_inner();
-        self.check(message.cell_id)?;
+        self.check_message(&message)?;
         let rpc: AppendEntriesRequest<TypeConfig> = decode(&message.body)?;
-        self.readmission.check_leader(&rpc.vote)?;
+        self.admission.check_leader(&rpc.vote)?;
         self.heard.now();
         let answer = self.raft.append_entries(rpc).await.map_err(internal)?;
         reply(self.cell_id, &answer)
@@ -205,24 +240,26 @@ impl PeerApi for PeerService {
 
     async fn vote(&self, request: Request<PeerMessage>) -> Result<Response<PeerMessage>, Status> {
         let message = request.into_inner();
-        self.check(message.cell_id)?;
-        self.readmission.check_voting()?;
-        let answer = self.raft.vote(decode(&message.body)?).await.map_err(internal)?;
+        self.check_message(&message)?;
+        let rpc = decode(&message.body)?;
+        self.check_candidate(&rpc)?;
+        let answer = self.raft.vote(rpc).await.map_err(internal)?;
         reply(self.cell_id, &answer)
     }
 
     async fn pre_vote(&self, request: Request<PeerMessage>) -> Result<Response<PeerMessage>, Status> {
         let message = request.into_inner();
-        self.check(message.cell_id)?;
-        self.readmission.check_voting()?;
-        let answer = self.raft.pre_vote(decode(&message.body)?).await.map_err(internal)?;
+        self.check_message(&message)?;
+        let rpc = decode(&message.body)?;
+        self.check_candidate(&rpc)?;
+        let answer = self.raft.pre_vote(rpc).await.map_err(internal)?;
         reply(self.cell_id, &answer)
     }
 
     async fn transfer_leader(&self, request: Request<PeerMessage>) -> Result<Response<PeerMessage>, Status> {
         let message = request.into_inner();
-        self.check(message.cell_id)?;
-        self.readmission.check_voting()?;
+        self.check_message(&message)?;
+        self.admission.check_voting()?;
         let answer = self.raft.handle_transfer_leader(decode(&message.body)?).await.map_err(internal)?;
         reply(self.cell_id, &answer)
     }
@@ -233,7 +270,8 @@ impl PeerApi for PeerService {
     ) -> Result<Response<SnapshotOffsetReply>, Status> {
         let request = request.into_inner();
         self.check(request.cell_id)?;
-        self.readmission.check_following()?;
+        check_replica(self.replica, request.to)?;
+        self.admission.check_following()?;
         let meta: SnapshotMetaOf<TypeConfig> = decode(&request.meta)?;
         let snapshots = self.snapshots.clone();
         let offset = disk::run(&self.disk, move || {
@@ -252,8 +290,9 @@ impl PeerApi for PeerService {
         let first =
             chunks.message().await?.ok_or_else(|| Status::invalid_argument("a snapshot without chunks"))?;
         self.check(first.cell_id)?;
+        check_replica(self.replica, first.to)?;
         let vote: VoteOf<TypeConfig> = decode(&first.vote)?;
-        self.readmission.check_leader(&vote)?;
+        self.admission.check_leader(&vote)?;
         let file = self.receive(first, &mut chunks).await?;
         let snapshot = SnapshotOf::<TypeConfig, SnapshotFile> { meta: file.meta().clone(), snapshot: file };
         let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(internal)?;
@@ -271,15 +310,58 @@ impl PeerApi for PeerService {
         let request = request.into_inner();
         self.check(request.cell_id)?;
         let (replica, phase) = (request.replica, request.phase());
-        let member = self.members.iter().find(|(id, _)| *id == replica && replica != self.replica);
-        let (_, member) = member
-            .ok_or_else(|| Status::invalid_argument(format!("replica {replica} is no other member")))?;
+        if replica == self.replica || replica == 0 {
+            return Err(Status::invalid_argument(format!("replica {replica} is no other replica")));
+        }
         let reply = match phase {
-            Phase::Leave => readmission::take_out(&self.raft, replica).await?,
-            Phase::Join => readmission::take_in(&self.raft, replica, member.clone()).await?,
+            Phase::Leave => self.changes.take_out(replica).await?,
+            Phase::Join => self.changes.take_in(replica).await?,
+            Phase::Begin => self.changes.begin_learner(replica).await?,
             Phase::Unspecified => return Err(Status::invalid_argument("readmission without a phase")),
         };
         Ok(Response::new(reply))
+    }
+
+    async fn introduce(
+        &self,
+        request: Request<IntroduceRequest>,
+    ) -> Result<Response<IntroduceReply>, Status> {
+        let request = request.into_inner();
+        if request.cell != self.cell {
+            let message = format!("this replica belongs to the cell {}, not to {}", self.cell, request.cell);
+            return Err(Status::failed_precondition(message));
+        }
+        if request.cell_id != 0 {
+            self.check(request.cell_id)?;
+        }
+        if request.new && request.replica != self.replica {
+            self.admission.note_new(request.replica);
+        }
+        let fresh = self.admission.is_full() || self.admission.is_founding();
+        Ok(Response::new(IntroduceReply {
+            cell_id: self.cell_id,
+            replica: self.replica,
+            new: fresh && !self.admission.has_taken_part(&self.raft),
+            standing: match self.changes.standing(request.replica) {
+                Standing::Stranger => WireStanding::Stranger,
+                Standing::Learner => WireStanding::Learner,
+                Standing::Voter => WireStanding::Voter,
+                Standing::Removed => WireStanding::Removed,
+            }
+            .into(),
+        }))
+    }
+
+    async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ChangeReply>, Status> {
+        let request = request.into_inner();
+        self.check(request.cell_id)?;
+        let change: Change = decode(&request.change)?;
+        let deadline = Instant::now() + Duration::from_millis(request.deadline_ms.into()).min(MAX_DEADLINE);
+        let failure = match self.changes.make(&change, deadline).await {
+            Ok(()) => Bytes::new(),
+            Err(error) => encode(&error).map_err(internal)?,
+        };
+        Ok(Response::new(ChangeReply { failure }))
     }
 }
 

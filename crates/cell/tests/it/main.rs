@@ -1,6 +1,7 @@
 //! Tests of the cell from outside.
 
 mod cut;
+mod membership;
 mod repair;
 mod replication;
 mod storage;

@@ -361,10 +361,21 @@ async fn another_cells_folder_is_refused() {
     let mut trio = Trio::start(Tuning::default()).await;
     trio.leader().await;
     trio.kill(1).await;
-    let own = trio.members.clone();
-    trio.members[2].1.client_address = "127.0.0.1:1".to_owned();
-    let error = trio.start_replica(1).await.expect_err("the members are not those of this cell");
+    let other = |config: &mut bramah_cell::CellConfig| config.cell = "other".to_owned();
+    let error = trio.start_replica_with(1, other).await.expect_err("the folder is not that of this cell");
     assert!(matches!(error, StartError::Folder(_)), "{error}");
-    trio.members = own;
-    trio.start_replica(1).await.expect("its own members");
+    // A new folder under the same name, but with other members: strangers to the others.
+    std::fs::rename(trio.data(1), trio.folder.path().join("away")).expect("it is nobody's now");
+    let other = |config: &mut bramah_cell::CellConfig| {
+        config.members[2].1.client_address = "127.0.0.1:1".to_owned();
+        config.tuning.founding_wait = std::time::Duration::from_millis(100);
+    };
+    trio.start_replica_with(1, other).await.expect("an empty folder");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let status = trio.cell(1).status();
+    assert!(status.leadership.leader.is_none() && status.committed_index == 0, "{status:?}");
+    trio.kill(1).await;
+    std::fs::remove_dir_all(trio.data(1)).expect("it is nobody's");
+    std::fs::rename(trio.folder.path().join("away"), trio.data(1)).expect("it comes back");
+    trio.start_replica(1).await.expect("its own folder");
 }

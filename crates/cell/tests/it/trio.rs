@@ -1,4 +1,5 @@
-//! Three replicas in one process, each on a runtime of its own, so that one can be killed like a process.
+//! Three replicas in one process, each on a runtime of its own, so that one can be killed like a process. Further ones
+//! can join them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,17 +32,22 @@ impl Replica {
     }
 }
 
+/// Replicas that a test may have: three that the cell begins with, and three that may join.
+const MOST: u64 = 6;
+
 /// A cell of three.
 pub(crate) struct Trio {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) members: Vec<(ReplicaId, Member)>,
+    /// Those that may join.
+    pub(crate) spares: Vec<(ReplicaId, Member)>,
     pub(crate) tuning: Tuning,
     replicas: Vec<Option<Replica>>,
-    cables: [Cable; 3],
+    cables: [Cable; MOST as usize],
 }
 
 /// Ports that nobody listens on now.
-fn free_ports(count: usize) -> Vec<u16> {
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     let listeners: Vec<_> =
         (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has ports")).collect();
     listeners.iter().map(|listener| listener.local_addr().expect("it is bound").port()).collect()
@@ -67,12 +73,27 @@ impl Drop for Trio {
 
 impl Trio {
     pub(crate) async fn start(tuning: Tuning) -> Trio {
+        let mut trio = Self::of_none(tuning);
+        for id in 1..=3 {
+            trio.start_replica(id).await.expect("a new cell starts");
+        }
+        // One that is killed before would have to be taken in again.
+        let deadline = Instant::now() + LIMIT;
+        while !trio.running().all(|id| trio.cell(id).status().trouble.is_empty()) {
+            assert!(Instant::now() < deadline, "the cell is not founded within {LIMIT:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        trio
+    }
+
+    /// With no replica started yet.
+    pub(crate) fn of_none(tuning: Tuning) -> Trio {
         // Shown with `RUST_LOG=info cargo test -- --nocapture`.
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
             .try_init();
-        let members = free_ports(3)
+        let mut members: Vec<_> = free_ports(MOST as usize)
             .into_iter()
             .zip(1..)
             .map(|(port, id)| {
@@ -81,12 +102,15 @@ impl Trio {
             })
             .collect();
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut trio =
-            Trio { folder, members, tuning, replicas: vec![None, None, None], cables: Default::default() };
-        for id in 1..=3 {
-            trio.start_replica(id).await.expect("a new cell starts");
-        }
-        trio
+        let spares = members.split_off(3);
+        let replicas = (0..MOST).map(|_| None).collect();
+        Trio { folder, members, spares, tuning, replicas, cables: Default::default() }
+    }
+
+    /// Where a replica is.
+    pub(crate) fn member(&self, id: ReplicaId) -> Member {
+        let all = self.members.iter().chain(&self.spares);
+        all.clone().find(|(known, _)| *known == id).expect("there is such a replica").1.clone()
     }
 
     /// What connects a replica with the others.
@@ -112,10 +136,14 @@ impl Trio {
             cell: "test".to_owned(),
             replica: id,
             data: self.data(id),
-            members: self.members.clone(),
-            bootstrap: true,
+            members: if id <= 3 { self.members.clone() } else { Vec::new() },
+            bootstrap: id <= 3,
             replace: false,
-            peers_listen: self.members[id as usize - 1].1.peer_address.clone(),
+            join: match id {
+                1..=3 => Vec::new(),
+                _ => self.members.iter().map(|(_, member)| member.peer_address.clone()).collect(),
+            },
+            peers_listen: self.member(id).peer_address,
             tuning: self.tuning.clone(),
         };
         change(&mut config);
@@ -142,7 +170,7 @@ impl Trio {
     }
 
     pub(crate) fn running(&self) -> impl Iterator<Item = ReplicaId> {
-        (1..=3).filter(|id| self.replicas[*id as usize - 1].is_some())
+        (1..=MOST).filter(|id| self.replicas[*id as usize - 1].is_some())
     }
 
     /// Ends a replica as if its process had died.

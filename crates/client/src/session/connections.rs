@@ -132,8 +132,8 @@ impl Session {
         self.calls.connection_lost();
         self.id = opened.session;
         self.addresses.settle(&link.address);
-        for member in &opened.members {
-            self.addresses.learn(&member.client_address);
+        if !opened.members.is_empty() {
+            self.addresses.members(opened.members.iter().map(|member| &*member.client_address));
         }
         self.lease.forget_asked();
         self.lease.ask(attempt.started);

@@ -281,6 +281,13 @@ impl Bramah for Replica {
         let cell = "fake".to_owned();
         Ok(Response::new(v1::StatusReply { cell, replica: self.replica, digest, ..Default::default() }))
     }
+
+    async fn change_members(
+        &self,
+        _: Request<v1::ChangeMembersRequest>,
+    ) -> Result<Response<v1::ChangeMembersReply>, Status> {
+        Err(Status::unimplemented("the client's session has no use for it"))
+    }
 }
 
 /// One client's stream at one replica.

@@ -13,6 +13,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
 use tonic::{Response, Status, Streaming};
 
+use super::members;
 use super::session;
 use super::translate::{self, Work};
 use crate::process;
@@ -88,6 +89,14 @@ impl Bramah for Front {
         }
         Ok(Response::new(reply))
     }
+
+    async fn change_members(
+        &self,
+        request: tonic::Request<v1::ChangeMembersRequest>,
+    ) -> Result<Response<v1::ChangeMembersReply>, Status> {
+        let failure = members::change(&self.cell, request.into_inner()).await.err();
+        Ok(Response::new(v1::ChangeMembersReply { failure, members: session::members(&self.cell) }))
+    }
 }
 
 impl Front {
@@ -117,12 +126,6 @@ impl Front {
 
 fn status(cell: &Cell) -> v1::StatusReply {
     let status = cell.status();
-    let members = status.members.into_iter().map(|(replica, member, voter)| v1::Member {
-        replica,
-        client_address: member.client_address,
-        peer_address: member.peer_address,
-        voter,
-    });
     v1::StatusReply {
         cell: status.cell,
         cell_id: status.cell_id,
@@ -143,7 +146,7 @@ fn status(cell: &Cell) -> v1::StatusReply {
         disk_free_bytes: status.disk_free_bytes,
         memory_bytes: process::resident_bytes(),
         uptime_ms: status.uptime.as_millis() as u64,
-        members: members.collect(),
+        members: session::members(cell),
         trouble: status.trouble,
         elections: status.leadership.elections,
         digest: None,

@@ -1,5 +1,6 @@
 //! The fronts: each speaks one protocol and sees only the cell's face.
 
 pub(crate) mod grpc;
+mod members;
 mod session;
 mod translate;

@@ -58,6 +58,7 @@ enum Out {
     Answers(Vec<v1::Answer>),
     Lease(u32),
     Leader(v1::Leader),
+    Members(Vec<v1::Member>),
     Ended(v1::Failure),
 }
 
@@ -153,7 +154,7 @@ fn expired(session: SessionId) -> v1::Failure {
     translate::refused(&Refusal::SessionExpired { session })
 }
 
-fn members(cell: &Cell) -> Vec<v1::Member> {
+pub(super) fn members(cell: &Cell) -> Vec<v1::Member> {
     let member = |(replica, member, voter): (u64, bramah_cell::Member, bool)| v1::Member {
         replica,
         client_address: member.client_address,
@@ -243,6 +244,7 @@ impl Packer {
             Out::Answers(answers) => self.answers.extend(answers.into_iter().map(Ready::Answer)),
             Out::Lease(lease_ms) => self.leases.push_back(lease_ms),
             Out::Leader(leader) => self.reply.leader = Some(leader),
+            Out::Members(members) => self.reply.members = members,
             Out::Ended(failure) => self.reply.ended = Some(failure),
         }
     }
@@ -324,8 +326,9 @@ impl Session {
         mut requests: Streaming<v1::SessionRequest>,
         mut stop: watch::Receiver<bool>,
     ) {
-        let mut leadership = self.cell.leadership();
+        let (mut leadership, mut members_now) = (self.cell.leadership(), self.cell.follow_members());
         leadership.mark_unchanged();
+        members_now.mark_unchanged();
         if self.take(first) {
             return self.finish().await;
         }
@@ -349,6 +352,10 @@ impl Session {
                 Ok(()) = leadership.changed() => {
                     leadership.mark_unchanged();
                     self.send(Out::Leader(leader(&self.cell)));
+                }
+                Ok(()) = members_now.changed() => {
+                    members_now.mark_unchanged();
+                    self.send(Out::Members(members(&self.cell)));
                 }
                 () = stopped(&mut stop) => return,
                 () = self.out.closed() => return,

@@ -38,6 +38,7 @@ pub(crate) async fn alone() -> Alone {
         members: vec![(1, Member { peer_address, client_address: "127.0.0.1:1".to_owned() })],
         bootstrap: true,
         replace: false,
+        join: Vec::new(),
         max_connections: 100,
         tuning: Tuning::default(),
     };

@@ -120,6 +120,7 @@ impl Replica {
             members,
             bootstrap: self.starts == 1,
             replace: manner == Manner::Replace,
+            join: Vec::new(),
             max_connections: 256,
             tuning: tuning(),
         }

@@ -34,6 +34,13 @@ impl Bramah for Named {
         assert!(request.remote_addr().is_some(), "a service learns where a connection comes from");
         Ok(Response::new(v1::StatusReply { cell: "named".into(), ..Default::default() }))
     }
+
+    async fn change_members(
+        &self,
+        _: Request<v1::ChangeMembersRequest>,
+    ) -> Result<Response<v1::ChangeMembersReply>, Status> {
+        Ok(Response::new(v1::ChangeMembersReply::default()))
+    }
 }
 
 async fn serve(max_connections: usize) -> String {

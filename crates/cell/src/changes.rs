@@ -1,0 +1,512 @@
+//! Changing the members: the leader's half. One change at a time; each is made of steps that the log keeps, and is
+//! finished by the next leader, or by asking again, if the leader dies between them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bramah_wire::v1::ReadmitReply;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::raft::ClientWriteResponse;
+use openraft::{ChangeMembers, Instant as _, Membership, RaftMetrics, ReadPolicy};
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::Status;
+
+use crate::cell::CellRaft;
+use crate::consensus::{Member, ReplicaId, TypeConfig};
+use crate::machine_store::Machine;
+use crate::membership::{Change, ChangeError, MAX_MEMBERS, MAX_VOTERS};
+use crate::roster::Roster;
+
+/// How long a majority may take to confirm a change of the members.
+pub(crate) const CHANGE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a round of catching up may take; the next goes on where it stopped.
+pub(crate) const CATCH_UP_LIMIT: Duration = Duration::from_secs(60);
+
+/// How far behind the leader a replica may be when it begins to vote, in log entries: few, because a majority
+/// may have to wait for them.
+const CLOSE_ENTRIES: u64 = 1_000;
+
+/// A member that has not answered the leader for so long counts as silent.
+const SILENT: Duration = Duration::from_secs(1);
+
+/// How long another voter may take to take leadership over.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a change waits for its turn, and for a learner that had caught up a moment ago.
+const TURN_LIMIT: Duration = Duration::from_millis(500);
+
+/// Between looks at who answers.
+const HEARTBEATS: Duration = Duration::from_millis(50);
+
+type Ids = BTreeSet<ReplicaId>;
+type Changed = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
+
+/// What a replica is to the cell, as this replica has applied it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Stranger,
+    Learner,
+    Voter,
+    /// For good.
+    Removed,
+}
+
+/// Makes changes of the members while this replica leads.
+pub(crate) struct Changes {
+    raft: CellRaft,
+    machine: Arc<Machine>,
+    roster: Roster,
+    replica: ReplicaId,
+    one: Mutex<()>,
+}
+
+impl Changes {
+    pub(crate) fn new(raft: CellRaft, machine: Arc<Machine>, roster: Roster, replica: ReplicaId) -> Self {
+        Self { raft, machine, roster, replica, one: Mutex::new(()) }
+    }
+
+    /// What a replica is to the cell, as this replica has applied it; only "removed" stays true.
+    pub(crate) fn standing(&self, id: ReplicaId) -> Standing {
+        let view = self.machine.view();
+        let membership = view.membership.membership();
+        match membership.get_node(&id) {
+            _ if view.removed.contains(&id) => Standing::Removed,
+            None => Standing::Stranger,
+            Some(member) if member.is_leaving() => Standing::Removed,
+            Some(_) if membership.voter_ids().any(|voter| voter == id) => Standing::Voter,
+            Some(_) => Standing::Learner,
+        }
+    }
+
+    /// Makes a change, as leader.
+    ///
+    /// # Errors
+    /// [`ChangeError::NotLeader`] also if this replica has handed leadership over because the change removes it: the
+    /// new leader is to be asked for the same.
+    pub(crate) async fn make(&self, change: &Change, deadline: Instant) -> Result<(), ChangeError> {
+        self.check_leads().await?;
+        tracing::info!(?change, "changing the members");
+        self.prepare(change, deadline).await?;
+        let _one = self.begin().await?;
+        match change {
+            Change::Add { id, member } => self.add(*id, member, deadline).await,
+            Change::Promote { ids } => {
+                let voters = &self.voters() | ids;
+                self.set_voters(voters, deadline).await
+            }
+            Change::Demote { ids } => {
+                self.check_members(ids)?;
+                let voters = &self.voters() - ids;
+                self.set_voters(voters, deadline).await
+            }
+            Change::Remove { ids } => self.remove(ids, &self.voters() - ids, deadline).await,
+            Change::Replace { old, new, .. } => self.replace(*old, *new, deadline).await,
+            Change::SetAddress { id, member } => self.set_address(*id, member, deadline).await,
+            Change::Voters { ids } => self.set_voters(ids.clone(), deadline).await,
+        }
+    }
+
+    /// Adds who is to be added first, and waits until the new voters have caught up. Others may change the members
+    /// meanwhile: a replica that begins anew needs that to catch up.
+    async fn prepare(&self, change: &Change, deadline: Instant) -> Result<(), ChangeError> {
+        let new = match change {
+            Change::Promote { ids } | Change::Voters { ids } => ids.clone(),
+            Change::Replace { old, new, member } => {
+                let known = [old, new].map(|id| self.standing(*id));
+                if let (
+                    Some(member),
+                    [
+                        Standing::Learner | Standing::Voter,
+                        Standing::Stranger | Standing::Learner | Standing::Voter,
+                    ],
+                ) = (member, known)
+                {
+                    let _one = self.begin().await?;
+                    self.add(*new, member, deadline).await?;
+                }
+                Ids::from([*new])
+            }
+            _ => return Ok(()),
+        };
+        self.check_members(&new)?;
+        for id in &new - &self.voters() {
+            // What is left is for saying that it has not.
+            let answer = (deadline.saturating_duration_since(Instant::now()) / 4).min(TURN_LIMIT);
+            self.catch_up(id, deadline - answer).await?;
+        }
+        Ok(())
+    }
+
+    /// Finishes what an earlier leader has left half-done, if anything; otherwise costs nothing.
+    pub(crate) async fn finish_leftovers(&self) -> Result<(), ChangeError> {
+        let membership = self.membership()?;
+        let leaves = membership.nodes().any(|(_, member)| member.is_leaving());
+        if membership.get_joint_config().len() < 2 && !leaves {
+            return Ok(());
+        }
+        let _one = self.begin().await?;
+        let membership = self.membership()?;
+        let leaving = membership.nodes().filter(|(_, member)| member.is_leaving()).map(|(id, _)| *id);
+        let leaving: Ids = leaving.collect();
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(?leaving, "finishing a change of the members that an earlier leader began");
+        let deadline = Instant::now() + CHANGE_LIMIT;
+        self.change(ChangeMembers::RemoveNodes(leaving), deadline).await.map(drop)
+    }
+
+    /// Alone, as a leader that has just proved to be one, and with no joint membership left behind.
+    async fn begin(&self) -> Result<MutexGuard<'_, ()>, ChangeError> {
+        let one = timeout(TURN_LIMIT, self.one.lock()).await.map_err(|_| ChangeError::UnderWay)?;
+        self.check_leads().await?;
+        if self.membership()?.get_joint_config().len() > 1 {
+            let leave = ChangeMembers::AddVoterIds(Ids::new());
+            self.change(leave, Instant::now() + CHANGE_LIMIT).await?;
+        }
+        Ok(one)
+    }
+
+    /// What an old leader believes of the members is worth nothing.
+    async fn check_leads(&self) -> Result<(), ChangeError> {
+        // The engine would find out too, but shouts about it.
+        {
+            let metrics = self.raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            if metrics.current_leader != Some(metrics.id) {
+                return Err(ChangeError::NotLeader);
+            }
+        }
+        let proof = timeout(CHANGE_LIMIT, self.raft.get_read_log_id(ReadPolicy::ReadIndex)).await;
+        let (read_log_id, _) = proof.ok().and_then(Result::ok).ok_or(ChangeError::NotLeader)?;
+        let index = read_log_id.index();
+        let applied = self.machine.applied_index().wait_for(|applied| *applied >= index).await.is_ok();
+        if applied { Ok(()) } else { Err(ChangeError::Stopping) }
+    }
+
+    /// The members, if a majority has confirmed them.
+    fn membership(&self) -> Result<Membership<ReplicaId, Member>, ChangeError> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        match metrics.membership_config.log_id() == metrics.committed_membership_config.log_id() {
+            true => Ok(metrics.membership_config.membership().clone()),
+            false => Err(ChangeError::UnderWay),
+        }
+    }
+
+    fn voters(&self) -> Ids {
+        self.membership().map(|membership| membership.voter_ids().collect()).unwrap_or_default()
+    }
+
+    fn check_members(&self, ids: &Ids) -> Result<(), ChangeError> {
+        ids.iter().try_for_each(|id| match self.standing(*id) {
+            Standing::Removed => Err(ChangeError::Removed { id: *id }),
+            Standing::Stranger => Err(ChangeError::Unknown { id: *id }),
+            Standing::Learner | Standing::Voter => Ok(()),
+        })
+    }
+
+    async fn add(&self, id: ReplicaId, member: &Member, deadline: Instant) -> Result<(), ChangeError> {
+        let membership = self.membership()?;
+        match (self.standing(id), membership.get_node(&id)) {
+            _ if id == 0 => return Err(ChangeError::Zero),
+            (Standing::Removed, _) => return Err(ChangeError::Removed { id }),
+            (_, Some(known)) if known == member => return Ok(()),
+            (_, Some(known)) => return Err(ChangeError::Exists { id, member: known.clone() }),
+            _ => check_addresses(&membership, id, member)?,
+        }
+        if membership.nodes().count() >= MAX_MEMBERS {
+            return Err(ChangeError::TooMany);
+        }
+        self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, member.clone())])), deadline).await.map(drop)
+    }
+
+    async fn set_address(
+        &self,
+        id: ReplicaId,
+        member: &Member,
+        deadline: Instant,
+    ) -> Result<(), ChangeError> {
+        self.check_members(&Ids::from([id]))?;
+        let membership = self.membership()?;
+        check_addresses(&membership, id, member)?;
+        if membership.get_node(&id) == Some(member) {
+            return Ok(());
+        }
+        self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, member.clone())])), deadline).await.map(drop)
+    }
+
+    async fn replace(&self, old: ReplicaId, new: ReplicaId, deadline: Instant) -> Result<(), ChangeError> {
+        self.check_members(&Ids::from([new]))?;
+        let old = Ids::from([old]);
+        let mut voters = &self.voters() - &old;
+        voters.insert(new);
+        self.remove(&old, voters, deadline).await
+    }
+
+    /// Takes members out for good, after the vote went to `voters`.
+    async fn remove(&self, ids: &Ids, voters: Ids, deadline: Instant) -> Result<(), ChangeError> {
+        let left: Ids = ids.iter().copied().filter(|id| self.standing(*id) != Standing::Removed).collect();
+        self.check_members(&left)?;
+        self.set_voters(voters, deadline).await?;
+        let leaving: Ids = {
+            let membership = self.membership()?;
+            ids.iter().copied().filter(|id| membership.get_node(id).is_some()).collect()
+        };
+        if leaving.contains(&self.replica) {
+            return self.hand_over(&self.voters()).await;
+        }
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        // Without addresses it is known for one that leaves for good: one that is replaced keeps them to its end.
+        let nowhere = leaving.iter().map(|id| (*id, Member::default())).collect();
+        self.change(ChangeMembers::SetNodes(nowhere), deadline).await?;
+        self.change(ChangeMembers::RemoveNodes(leaving), deadline).await.map(drop)
+    }
+
+    /// Exactly these vote. By joint consensus, so that at each moment both majorities agree (thesis §4.3).
+    async fn set_voters(&self, voters: Ids, deadline: Instant) -> Result<(), ChangeError> {
+        let now = self.voters();
+        if voters.is_empty() {
+            return Err(ChangeError::NoVoterLeft);
+        }
+        if voters.len() > MAX_VOTERS {
+            return Err(ChangeError::TooMany);
+        }
+        self.check_members(&voters)?;
+        if voters == now {
+            return Ok(());
+        }
+        self.check_live(&voters).await?;
+        for id in &voters - &now {
+            self.catch_up(id, deadline.min(Instant::now() + TURN_LIMIT)).await?;
+        }
+        let staying = &voters & &now;
+        if !voters.contains(&self.replica) && !staying.is_empty() {
+            return self.hand_over(&staying).await;
+        }
+        let gone = !voters.contains(&self.replica);
+        self.change(ChangeMembers::ReplaceAllVoters(voters.clone()), deadline).await?;
+        if gone { self.hand_over(&voters).await } else { Ok(()) }
+    }
+
+    /// The leader goes on only if a majority of the new voters answers it. A new leader has not heard all of them yet.
+    async fn check_live(&self, voters: &Ids) -> Result<(), ChangeError> {
+        let until = Instant::now() + TURN_LIMIT;
+        loop {
+            let silent = self.silent(voters);
+            if (voters.len() - silent.len()) * 2 > voters.len() {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(ChangeError::NoLiveMajority { voters: voters.len(), silent });
+            }
+            sleep(HEARTBEATS).await;
+        }
+    }
+
+    /// Those of them that have not answered this leader lately.
+    fn silent(&self, ids: &Ids) -> Ids {
+        let heard = self.raft.metrics().borrow_watched().heartbeat.clone().unwrap_or_default();
+        let lives = |id: &ReplicaId| {
+            *id == self.replica
+                || heard.get(id).and_then(|at| at.as_ref()).is_some_and(|at| at.elapsed() < SILENT)
+        };
+        ids.iter().copied().filter(|id| !lives(id)).collect()
+    }
+
+    /// Waits until a learner is so close that the voters need not wait for it.
+    async fn catch_up(&self, id: ReplicaId, deadline: Instant) -> Result<(), ChangeError> {
+        let added =
+            self.raft.server_metrics().borrow_watched().membership_config.log_id().map_or(0, |id| id.index);
+        let wait = self.raft.wait(None);
+        let is_settled =
+            |now: &RaftMetrics<TypeConfig>| now.replication.is_none() || is_close(now, id, added);
+        let close = wait.metrics(is_settled, "a replica catches up");
+        match timeout_at(deadline, close).await {
+            Ok(Ok(seen)) if seen.replication.is_some() => Ok(()),
+            Ok(_) => Err(ChangeError::NotLeader),
+            Err(_) => {
+                let now = self.raft.metrics().borrow_watched().clone();
+                let behind = now.last_log_index.unwrap_or(0).saturating_sub(matched(&now, id));
+                Err(ChangeError::NotCaughtUp { id, behind })
+            }
+        }
+    }
+
+    /// Lets the most advanced of these lead; it is to go on with the change.
+    async fn hand_over(&self, to: &Ids) -> Result<(), ChangeError> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let replication = metrics.replication.unwrap_or_default();
+        let advanced = |id: &ReplicaId| replication.get(id).cloned().flatten().map(|log_id| log_id.index);
+        let live = to - &self.silent(to);
+        let successor = live.into_iter().filter(|id| *id != self.replica).max_by_key(advanced);
+        if let Some(successor) = successor {
+            tracing::info!(successor, "this replica leads, and leaves the voters: handing leadership over");
+            let _ = self.raft.trigger().transfer_leader(successor).await;
+            let other =
+                |now: &RaftMetrics<TypeConfig>| now.current_leader.is_some_and(|id| id != self.replica);
+            let _ = self.raft.wait(Some(HANDOVER_LIMIT)).metrics(other, "leadership is handed over").await;
+        }
+        Err(ChangeError::NotLeader)
+    }
+
+    /// One change of the engine's. It goes on if the caller gives up: a joint membership is not left lightly.
+    async fn change(
+        &self,
+        change: ChangeMembers<ReplicaId, Member>,
+        deadline: Instant,
+    ) -> Result<ClientWriteResponse<TypeConfig>, ChangeError> {
+        self.engine_change(change, true, deadline).await
+    }
+
+    async fn engine_change(
+        &self,
+        change: ChangeMembers<ReplicaId, Member>,
+        retain: bool,
+        deadline: Instant,
+    ) -> Result<ClientWriteResponse<TypeConfig>, ChangeError> {
+        let (raft, began) = (self.raft.clone(), Instant::now());
+        let changing = tokio::spawn(async move { raft.change_membership(change, retain).await });
+        match timeout_at(deadline, changing).await {
+            Ok(Ok(changed)) => settled(changed),
+            Ok(Err(_)) => Err(ChangeError::Stopping),
+            Err(_) => Err(ChangeError::Deadline { waited: began.elapsed() }),
+        }
+    }
+}
+
+fn settled(changed: Changed) -> Result<ClientWriteResponse<TypeConfig>, ChangeError> {
+    let refused = |error: &dyn std::fmt::Display| ChangeError::Refused { why: error.to_string() };
+    match changed {
+        Ok(response) => Ok(response),
+        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+            ChangeMembershipError::InProgress(_),
+        ))) => Err(ChangeError::UnderWay),
+        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => Err(refused(&error)),
+        // The next leader knows whether it was made, and makes it if not.
+        Err(RaftError::APIError(_)) => Err(ChangeError::NotLeader),
+        Err(RaftError::Fatal(_)) => Err(ChangeError::Stopping),
+    }
+}
+
+fn check_addresses(
+    membership: &Membership<ReplicaId, Member>,
+    id: ReplicaId,
+    member: &Member,
+) -> Result<(), ChangeError> {
+    for address in [&member.peer_address, &member.client_address] {
+        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        if port.is_none_or(|(_, port)| {
+            port.parse::<u16>().is_ok_and(|port| port == 0) || port.parse::<u16>().is_err()
+        }) {
+            return Err(ChangeError::BadAddress { address: address.clone() });
+        }
+        let has = |other: &Member| other.peer_address == *address || other.client_address == *address;
+        if let Some((other, _)) = membership.nodes().find(|(other, member)| **other != id && has(member)) {
+            return Err(ChangeError::AddressTaken { address: address.clone(), id: *other });
+        }
+    }
+    match member.peer_address == member.client_address {
+        true => Err(ChangeError::AddressTaken { address: member.peer_address.clone(), id }),
+        false => Ok(()),
+    }
+}
+
+fn matched(metrics: &RaftMetrics<TypeConfig>, id: ReplicaId) -> u64 {
+    let replication = metrics.replication.as_ref();
+    replication.and_then(|all| all.get(&id)?.as_ref()).map_or(0, |log_id| log_id.index)
+}
+
+/// Whether it has the entry with which it was added, and nearly all that came since.
+fn is_close(metrics: &RaftMetrics<TypeConfig>, replica: ReplicaId, added: u64) -> bool {
+    let matched = matched(metrics, replica);
+    matched >= added && metrics.last_log_index.unwrap_or(0).saturating_sub(matched) <= CLOSE_ENTRIES
+}
+
+/// What replicas with empty folders ask for (see [`crate::admission`]).
+impl Changes {
+    /// Takes a replica out, whether it votes or not, and keeps it as a learner that has nothing. May be asked again.
+    pub(crate) async fn take_out(&self, id: ReplicaId) -> Result<ReadmitReply, Status> {
+        let _one = self.begin().await.map_err(refusal)?;
+        let known = self.membership().map_err(refusal)?.get_node(&id).cloned();
+        let member = match (self.standing(id), known) {
+            (Standing::Removed, _) => return Err(removed(id)),
+            (_, Some(member)) => member,
+            // An earlier try may have ended before it was a learner again.
+            (_, None) => self.roster.configured(id).ok_or_else(|| no_member(id))?,
+        };
+        tracing::info!(replica = id, "taking a replica out that lost its data");
+        let gone = || Ids::from([id]);
+        let deadline = Instant::now() + CHANGE_LIMIT;
+        let voters = ChangeMembers::RemoveVoters(gone());
+        self.engine_change(voters, false, deadline).await.map_err(refusal)?;
+        self.begin_anew(id, member).await
+    }
+
+    /// Begins a learner anew that has nothing. May be asked again.
+    pub(crate) async fn begin_learner(&self, id: ReplicaId) -> Result<ReadmitReply, Status> {
+        let _one = self.begin().await.map_err(refusal)?;
+        let known = self.membership().map_err(refusal)?.get_node(&id).cloned();
+        match (self.standing(id), known) {
+            (Standing::Removed, _) => Err(removed(id)),
+            (Standing::Voter, _) => Err(Status::already_exists(format!(
+                "replica {id} votes already, but this one's folder is empty: was it lost? Then start it with --replace"
+            ))),
+            (_, Some(member)) => self.begin_anew(id, member).await,
+            (_, None) => Err(no_member(id)),
+        }
+    }
+
+    /// Removing a member makes the engine forget how far it was. That a majority confirms it proves that this
+    /// replica leads.
+    async fn begin_anew(&self, id: ReplicaId, member: Member) -> Result<ReadmitReply, Status> {
+        let deadline = Instant::now() + CHANGE_LIMIT;
+        let gone = ChangeMembers::RemoveNodes(Ids::from([id]));
+        self.engine_change(gone, false, deadline).await.map_err(refusal)?;
+        let again = ChangeMembers::AddNodes(BTreeMap::from([(id, member)]));
+        let done = self.engine_change(again, true, deadline).await.map_err(refusal)?;
+        let leader = done.log_id.committed_leader_id();
+        Ok(ReadmitReply { term: leader.term, leader: leader.node_id })
+    }
+
+    /// Lets a replica that was taken out vote again, once it has caught up. May be asked again.
+    pub(crate) async fn take_in(&self, id: ReplicaId) -> Result<ReadmitReply, Status> {
+        self.check_leads().await.map_err(refusal)?;
+        match self.standing(id) {
+            Standing::Removed => return Err(removed(id)),
+            Standing::Stranger => return Err(no_member(id)),
+            Standing::Learner | Standing::Voter => {}
+        }
+        tracing::info!(replica = id, "letting a replica vote again once it has caught up");
+        self.catch_up(id, Instant::now() + CATCH_UP_LIMIT).await.map_err(refusal)?;
+        let _one = self.begin().await.map_err(refusal)?;
+        self.check_members(&Ids::from([id])).map_err(refusal)?;
+        let voters = ChangeMembers::AddVoterIds(Ids::from([id]));
+        let done = self.change(voters, Instant::now() + CHANGE_LIMIT).await.map_err(refusal)?;
+        let leader = done.log_id.committed_leader_id();
+        Ok(ReadmitReply { term: leader.term, leader: leader.node_id })
+    }
+}
+
+fn removed(id: ReplicaId) -> Status {
+    Status::permission_denied(format!("replica {id} was removed from the cell for good"))
+}
+
+fn no_member(id: ReplicaId) -> Status {
+    Status::not_found(format!(
+        "replica {id} is no member of the cell: add it with `bramah member add {id}=PEERS/CLIENTS`"
+    ))
+}
+
+fn refusal(error: ChangeError) -> Status {
+    match error {
+        ChangeError::NotLeader => Status::failed_precondition("it does not lead"),
+        error => Status::unavailable(error.to_string()),
+    }
+}

@@ -1,0 +1,256 @@
+//! Changing who the members are, as the cell's face offers it (spec G-7, B-4). Any replica takes a change; the leader
+//! does it. Each change can be asked for again: what is done already stays done.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bramah_wire::v1::{ChangeReply, ChangeRequest};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::cell::Cell;
+use crate::consensus::{Member, ReplicaId};
+
+/// The most members that vote: more make every write wait for more disks.
+pub const MAX_VOTERS: usize = 7;
+
+/// The most members in all.
+pub const MAX_MEMBERS: usize = 9;
+
+/// The pause before the leader is looked for again.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// A change of the members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// A new replica, under a number that was never used, learns from now on. It does not vote yet.
+    Add {
+        /// Its number.
+        id: ReplicaId,
+        /// Where it is.
+        member: Member,
+    },
+    /// These learners vote, as soon as they have caught up.
+    Promote {
+        /// Their numbers.
+        ids: BTreeSet<ReplicaId>,
+    },
+    /// These voters only learn.
+    Demote {
+        /// Their numbers.
+        ids: BTreeSet<ReplicaId>,
+    },
+    /// These members leave, and their numbers are never used again.
+    Remove {
+        /// Their numbers.
+        ids: BTreeSet<ReplicaId>,
+    },
+    /// One member's vote goes to another one in one step; then the old one leaves.
+    Replace {
+        /// The one that leaves.
+        old: ReplicaId,
+        /// The one that votes instead.
+        new: ReplicaId,
+        /// Where the new one is, if it is to be added first.
+        member: Option<Member>,
+    },
+    /// A member is reached somewhere else.
+    SetAddress {
+        /// Its number.
+        id: ReplicaId,
+        /// Where it is from now on.
+        member: Member,
+    },
+    /// Exactly these members vote, by one joint change; the other ones learn.
+    Voters {
+        /// Their numbers.
+        ids: BTreeSet<ReplicaId>,
+    },
+}
+
+/// Why a change of the members was not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// Asked of a replica that does not lead. Nothing was done.
+    #[error("this replica does not lead")]
+    NotLeader,
+    /// No leader was found in time.
+    #[error(
+        "unavailable: no leader among the members {members} took the change within {waited:?}; a majority of them must run and reach each other"
+    )]
+    NoLeader {
+        /// How long it was waited for one.
+        waited: Duration,
+        /// The members and their addresses.
+        members: String,
+    },
+    /// Another change is being made.
+    #[error("another change of the members is under way; try again when it is done")]
+    UnderWay,
+    /// A replica that is to vote is too far behind.
+    #[error(
+        "replica {id} has not caught up ({behind} log entries behind) and can't vote yet: see that it runs and reaches the others, then try again"
+    )]
+    NotCaughtUp {
+        /// The replica.
+        id: ReplicaId,
+        /// How far it is behind the leader.
+        behind: u64,
+    },
+    /// The voters that would be left are not alive.
+    #[error(
+        "refused: of the {voters} voters that there would be, {silent:?} don't answer, and the others are no majority; start those first, or remove them first"
+    )]
+    NoLiveMajority {
+        /// Voters there would be.
+        voters: usize,
+        /// Those of them that don't answer the leader.
+        silent: BTreeSet<ReplicaId>,
+    },
+    /// There is no such member.
+    #[error("replica {id} is no member of the cell; `bramah member ls` shows those that are")]
+    Unknown {
+        /// The replica.
+        id: ReplicaId,
+    },
+    /// The number was used before.
+    #[error("replica {id} was removed from the cell, and a number is never used twice; choose another one")]
+    Removed {
+        /// The replica.
+        id: ReplicaId,
+    },
+    /// There is such a member, somewhere else.
+    #[error(
+        "replica {id} is a member already, at other addresses ({member}); change these with `bramah member set-address`"
+    )]
+    Exists {
+        /// The replica.
+        id: ReplicaId,
+        /// Where it is.
+        member: Member,
+    },
+    /// Another member has the address.
+    #[error("{address} is the address of replica {id}; each member needs addresses of its own")]
+    AddressTaken {
+        /// The address.
+        address: String,
+        /// Whose it is.
+        id: ReplicaId,
+    },
+    /// An address is missing or can't be one.
+    #[error("{address:?} can't be a member's address; write HOST:PORT, as others reach it")]
+    BadAddress {
+        /// The address.
+        address: String,
+    },
+    /// Nobody would be left.
+    #[error("refused: no voter would be left")]
+    NoVoterLeft,
+    /// More than a cell can have.
+    #[error(
+        "refused: a cell has at most {MAX_VOTERS} voters and {MAX_MEMBERS} members in all; remove others first"
+    )]
+    TooMany,
+    /// A replica's number must be greater than 0.
+    #[error("0 is no replica's number; they begin with 1")]
+    Zero,
+    /// The deadline passed while the change was being made.
+    #[error(
+        "the deadline passed after {waited:?}, and the change may have been made in part; ask for the same change again to finish it"
+    )]
+    Deadline {
+        /// How long it was waited.
+        waited: Duration,
+    },
+    /// The leader can't make it now.
+    #[error("the change was not made: {why}")]
+    Refused {
+        /// What the engine says.
+        why: String,
+    },
+    /// This replica is stopping or has failed.
+    #[error("this replica is stopping; use another one")]
+    Stopping,
+}
+
+impl ChangeError {
+    /// False: certainly nothing was changed by this try.
+    pub fn may_have_been_done(&self) -> bool {
+        matches!(self, ChangeError::Deadline { .. })
+    }
+
+    /// Nothing is wrong with the change: it is worth asking whoever leads next.
+    fn is_passing(&self) -> bool {
+        matches!(self, ChangeError::NotLeader | ChangeError::Stopping)
+    }
+}
+
+impl Cell {
+    /// Has the leader, wherever it is, change the members. Returns when a majority has confirmed the change.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]; [`ChangeError::may_have_been_done`] says whether something certainly was not done. The
+    /// same change may be asked for again in any case.
+    pub async fn change_members(&self, change: Change, deadline: Instant) -> Result<(), ChangeError> {
+        let asked = Instant::now();
+        let mut tried = false;
+        while Instant::now() < deadline {
+            let leadership = self.leadership().borrow().clone();
+            let ended = match leadership.leader {
+                _ if self.is_stopping() => return Err(ChangeError::Stopping),
+                Some(_) if leadership.here => {
+                    tried = true;
+                    timeout_at(deadline, self.changes().make(&change, deadline)).await.ok()
+                }
+                Some((id, member)) => {
+                    tried = true;
+                    timeout_at(deadline, self.ask_leader(id, &member, &change, deadline)).await.ok()
+                }
+                None => Some(Err(ChangeError::NotLeader)),
+            };
+            match ended {
+                Some(Err(error)) if error.is_passing() => {}
+                Some(ended) => return ended,
+                None => break,
+            }
+            sleep(PAUSE).await;
+        }
+        let waited = asked.elapsed();
+        Err(match tried {
+            true => ChangeError::Deadline { waited },
+            false => ChangeError::NoLeader { waited, members: self.network().roster.describe() },
+        })
+    }
+
+    async fn ask_leader(
+        &self,
+        id: ReplicaId,
+        member: &Member,
+        change: &Change,
+        deadline: Instant,
+    ) -> Result<(), ChangeError> {
+        let network = self.network();
+        let refused = |error: &dyn std::fmt::Display| ChangeError::Refused { why: error.to_string() };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let request = ChangeRequest {
+            cell_id: network.cell_id,
+            change: postcard::to_stdvec(change).map_err(|error| refused(&error))?.into(),
+            deadline_ms: left.as_millis() as u32,
+        };
+        let address = network.roster.peer_address(id, member);
+        let mut client = network.client(&address).map_err(|status| refused(&status))?;
+        match client.change(request).await.map(tonic::Response::into_inner) {
+            Ok(ChangeReply { failure }) if failure.is_empty() => Ok(()),
+            Ok(ChangeReply { failure }) => {
+                Err(postcard::from_bytes(&failure).unwrap_or_else(|error| refused(&error)))
+            }
+            // The leader is lost: the same change may be asked of the next one.
+            Err(status) => {
+                network.roster.failed(id, &address);
+                tracing::debug!(leader = id, %status, "the leader did not answer a change of members");
+                Err(ChangeError::NotLeader)
+            }
+        }
+    }
+}
