@@ -16,6 +16,7 @@ mod flipped_bit;
 mod full_disk;
 mod leader_change;
 mod loss;
+mod members_change;
 mod one_way;
 mod partial;
 mod partition;
@@ -64,6 +65,7 @@ pub fn all() -> Vec<Box<dyn Fault>> {
         Box::new(full_disk::FullDisk),
         Box::new(leader_change::LeaderChange),
         Box::new(loss::Loss),
+        Box::new(members_change::MembersChange),
         Box::new(one_way::OneWay),
         Box::new(partial::Partial),
         Box::new(partition::Partition),

@@ -8,12 +8,12 @@ mod replica;
 pub mod timeline;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bramah_cell::Cell;
+use bramah_cell::{Cell, Change};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -23,13 +23,15 @@ use crate::history::Recorder;
 use client::Application;
 pub use judge::Report;
 pub use picture::picture;
-use replica::{CLIENTS_PORT, Slot};
+use replica::{CLIENTS_PORT, Known, Slot};
 pub use replica::{Manner, Replica};
 use timeline::{Kind, Timeline};
 use watch::Watch;
 
 /// How long the cell may take to be one again after the last fault.
 const CONVERGENCE_LIMIT_MS: u64 = 60_000;
+/// After so long a change of the members is taken for given up.
+const LONGEST_CHANGE_MS: u64 = 20_000;
 /// Nothing strikes while the cell starts, in milliseconds.
 const CALM_MS: u64 = 1_500;
 /// Pause between two faults, in milliseconds.
@@ -121,6 +123,10 @@ pub struct Storm {
     serial: u64,
     enough: Arc<AtomicBool>,
     applications: Vec<HostId>,
+    /// Until when a change of the members is under way at most, and whether it has come to its end.
+    changing: Option<(u64, Arc<AtomicBool>)>,
+    /// Replicas that were asked to leave for good.
+    leaving: BTreeSet<u64>,
     over: bool,
 }
 
@@ -154,6 +160,8 @@ impl Storm {
             serial: 0,
             enough: Arc::default(),
             applications: Vec::new(),
+            changing: None,
+            leaving: BTreeSet::new(),
             over: false,
             plan,
         };
@@ -216,6 +224,10 @@ impl Storm {
 
     /// All faults end, everybody is back, and the applications stop.
     fn calm_down(&mut self) {
+        let limit = self.now_ms() + LONGEST_CHANGE_MS;
+        while self.changes_members() && self.now_ms() < limit {
+            self.run_for(100);
+        }
         while let Some((_, later)) = self.later.pop_first() {
             later(self);
         }
@@ -249,7 +261,8 @@ impl Storm {
 
     /// Reads every key through every replica, so that the history ends with what is there.
     fn read_everything(&mut self) {
-        for replica in 0..self.replicas.len() {
+        let members: Vec<u64> = self.members().map(|replica| replica.number).collect();
+        for replica in (0..self.replicas.len()).filter(|it| members.contains(&(*it as u64 + 1))) {
             let host = self.engine.add_host("reader");
             let mut application = self.application(host, 1_000 + replica as u32);
             application.addresses = vec![self.replicas[replica].member().1.client_address];
@@ -265,16 +278,29 @@ impl Storm {
         }
     }
 
-    /// Whether all replicas are up, follow one leader, and have applied the same.
+    /// Whether all members are up, follow one leader, and have applied the same.
     fn is_one(&self) -> bool {
-        let cells: Option<Vec<Cell>> = self.replicas.iter().map(Replica::cell).collect();
-        let Some(cells) = cells else { return false };
+        let cells: Option<Vec<Cell>> = self.members().map(Replica::cell).collect();
+        let Some(cells) = cells.filter(|cells| !cells.is_empty()) else { return false };
         let leaders: Vec<_> =
             cells.iter().map(|cell| cell.leadership().borrow().leader.as_ref().map(|(id, _)| *id)).collect();
         let statuses: Vec<_> = cells.iter().map(Cell::status).collect();
         leaders[0].is_some()
             && leaders.windows(2).all(|pair| pair[0] == pair[1])
             && statuses.iter().all(|it| it.applied_index == statuses[0].last_log_index && it.trouble.is_empty())
+    }
+
+    /// The replicas that are members, as whoever knows of the newest change has it.
+    fn members(&self) -> impl Iterator<Item = &Replica> {
+        let ids: Vec<u64> = self.newest_members().into_iter().map(|(id, _)| id).collect();
+        self.replicas.iter().filter(move |replica| ids.contains(&replica.number))
+    }
+
+    fn newest_members(&self) -> Vec<(u64, bool)> {
+        let statuses = self.replicas.iter().filter_map(Replica::cell).map(|cell| cell.status());
+        let newest = statuses.max_by_key(|status| status.applied_index);
+        let members = newest.map(|status| status.members).unwrap_or_default();
+        members.into_iter().map(|(id, _, votes)| (id, votes)).collect()
     }
 
     /// Goes on for so many simulated milliseconds.
@@ -320,6 +346,10 @@ impl Storm {
         let number = self.replicas[replica].number;
         self.timeline.note(Some(number), Kind::Ended, why);
         self.engine.kill(self.replicas[replica].host);
+        if why.contains("removed from the cell for good") && self.leaving.contains(&number) {
+            self.replicas[replica].retired = true;
+            return;
+        }
         match self.replicas[replica].disk.explains_end(why) {
             disk::Explanation::Damage => {
                 self.fired("repair from the others");
@@ -469,7 +499,9 @@ impl Storm {
 
     /// Starts a replica's process.
     pub fn start(&mut self, replica: usize, manner: Manner) {
-        let members: Vec<_> = self.replicas.iter().map(Replica::member).collect();
+        let founders = self.replicas.iter().filter(|it| !it.joins).map(Replica::member).collect();
+        let others = self.replicas.iter().filter(|it| it.number != self.replicas[replica].number && !it.retired);
+        let members = Known { founders, peers: others.map(|it| it.member().1.peer_address).collect() };
         let host = self.replicas[replica].host;
         let transport = self.engine.transport(host);
         let watch = self.watch.clone();
@@ -479,7 +511,7 @@ impl Storm {
     }
 
     fn start_if_down(&mut self, replica: usize) {
-        if !self.is_up(replica) {
+        if !self.is_up(replica) && !self.replicas[replica].retired {
             self.start(replica, Manner::Again);
         }
     }
@@ -537,6 +569,56 @@ impl Storm {
         }
     }
 
+    /// Whether a change of the members is under way.
+    pub fn changes_members(&self) -> bool {
+        let under_way = |(until, done): &(u64, Arc<AtomicBool>)| {
+            self.now_ms() < *until && !done.load(Ordering::Relaxed)
+        };
+        self.changing.as_ref().is_some_and(under_way)
+    }
+
+    /// The numbers of the members that vote; those that the cell began with, if nobody says more.
+    pub fn voters(&self) -> Vec<u64> {
+        let votes = self.newest_members().into_iter().filter(|(_, votes)| *votes).map(|(id, _)| id);
+        let voters: Vec<u64> = votes.collect();
+        if voters.is_empty() { (1..=self.plan.replicas).collect() } else { voters }
+    }
+
+    /// Starts a replica that waits to be taken into the cell.
+    pub fn new_replica(&mut self) -> (u64, bramah_cell::Member) {
+        let number = self.replicas.len() as u64 + 1;
+        let host = self.engine.add_host(&format!("replica {number}"));
+        let seed = self.random.random();
+        let mut replica = Replica::new(host, number, seed);
+        replica.joins = true;
+        let member = replica.member();
+        self.replicas.push(replica);
+        self.start(self.replicas.len() - 1, Manner::Again);
+        member
+    }
+
+    /// Has these changes of the members made, one after the other, by whichever replica is up.
+    pub fn change_members(&mut self, changes: Vec<Change>) {
+        let Some(asked) = self.any_up() else { return };
+        let Some(cell) = self.replicas[asked].cell() else { return };
+        for change in &changes {
+            match change {
+                Change::Remove { ids } => self.leaving.extend(ids),
+                Change::Replace { old, .. } => drop(self.leaving.insert(*old)),
+                _ => {}
+            }
+        }
+        let done = Arc::new(AtomicBool::new(false));
+        let made = Arc::new(AtomicBool::new(false));
+        self.changing = Some((self.now_ms() + LONGEST_CHANGE_MS, Arc::clone(&done)));
+        let (ended, succeeded) = (Arc::clone(&done), Arc::clone(&made));
+        self.engine.also(self.replicas[asked].host, async move {
+            succeeded.store(make(&cell, changes).await, Ordering::Relaxed);
+            ended.store(true, Ordering::Relaxed);
+        });
+        self.later(LONGEST_CHANGE_MS, move |storm| storm.fired_if("members change", made.load(Ordering::Relaxed)));
+    }
+
     /// Kills an application's process and starts another in its place.
     pub fn replace_application(&mut self) {
         let number = self.random.random_range(0..self.plan.applications);
@@ -549,9 +631,27 @@ impl Storm {
         let is_whole = |other: &Replica| {
             !other.disk.is_damaged() && other.cell().is_some_and(|cell| cell.status().trouble.is_empty())
         };
-        let others = self.replicas.iter().enumerate().filter(|(other, _)| *other != replica);
+        let others = self.replicas.iter().enumerate().filter(|(other, it)| *other != replica && !it.retired);
         others.into_iter().all(|(_, other)| is_whole(other))
     }
+}
+
+/// Makes changes as an operator would: again, until each is done or refused for long.
+async fn make(cell: &Cell, changes: Vec<Change>) -> bool {
+    for change in changes {
+        let mut tries = 0;
+        while let Err(error) =
+            cell.change_members(change.clone(), tokio::time::Instant::now() + Duration::from_secs(5)).await
+        {
+            tries += 1;
+            tracing::info!(%error, ?change, "a change of the members was not made");
+            if tries == 5 {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+    true
 }
 
 fn describe(replica: &Replica) -> String {

@@ -42,6 +42,14 @@ pub enum Manner {
     Replace,
 }
 
+/// What a replica's operator tells it of the others.
+pub(super) struct Known {
+    /// The members that the cell began with.
+    pub(super) founders: Vec<(ReplicaId, Member)>,
+    /// Where members are reached that may be there now.
+    pub(super) peers: Vec<String>,
+}
+
 /// A machine that is to run a replica.
 pub struct Replica {
     pub(super) host: HostId,
@@ -51,6 +59,10 @@ pub struct Replica {
     /// What its wall clock is off by, in milliseconds.
     pub(super) wall_off_ms: Arc<AtomicI64>,
     pub(super) starts: u64,
+    /// It came later: it joins the cell, instead of founding it.
+    pub(super) joins: bool,
+    /// The cell has removed it for good.
+    pub(super) retired: bool,
 }
 
 impl std::fmt::Debug for Replica {
@@ -68,6 +80,8 @@ impl Replica {
             slot: Arc::default(),
             wall_off_ms: Arc::default(),
             starts: 0,
+            joins: false,
+            retired: false,
         }
     }
 
@@ -85,7 +99,7 @@ impl Replica {
     /// The process, from its start to its end.
     pub(super) fn main(
         &mut self,
-        members: Vec<(ReplicaId, Member)>,
+        members: Known,
         manner: Manner,
         transport: Arc<dyn bramah_wire::transport::Transport>,
         watch: Watch,
@@ -109,7 +123,7 @@ impl Replica {
         }
     }
 
-    fn config(&self, members: Vec<(ReplicaId, Member)>, manner: Manner) -> ServerConfig {
+    fn config(&self, known: Known, manner: Manner) -> ServerConfig {
         let (_, own) = self.member();
         ServerConfig {
             cell: "storm".to_owned(),
@@ -117,10 +131,10 @@ impl Replica {
             data: PathBuf::from("/data"),
             clients_listen: own.client_address,
             peers_listen: own.peer_address,
-            members,
-            bootstrap: self.starts == 1,
+            members: if self.joins { Vec::new() } else { known.founders },
+            bootstrap: self.starts == 1 && !self.joins,
             replace: manner == Manner::Replace,
-            join: Vec::new(),
+            join: if self.joins { known.peers } else { Vec::new() },
             max_connections: 256,
             tuning: tuning(),
         }
