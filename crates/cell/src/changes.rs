@@ -39,8 +39,8 @@ const HANDOVER_LIMIT: Duration = Duration::from_secs(2);
 /// How long a change waits for its turn, and for a learner that had caught up a moment ago.
 const TURN_LIMIT: Duration = Duration::from_millis(500);
 
-/// Between looks at who answers.
-const HEARTBEATS: Duration = Duration::from_millis(50);
+/// Between looks at what the engine tells.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 type Ids = BTreeSet<ReplicaId>;
 type Changed = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
@@ -95,15 +95,15 @@ impl Changes {
         match change {
             Change::Add { id, member } => self.add(*id, member, deadline).await,
             Change::Promote { ids } => {
-                let voters = &self.voters() | ids;
+                let voters = &self.voters()? | ids;
                 self.set_voters(voters, deadline).await
             }
             Change::Demote { ids } => {
                 self.check_members(ids)?;
-                let voters = &self.voters() - ids;
+                let voters = &self.voters()? - ids;
                 self.set_voters(voters, deadline).await
             }
-            Change::Remove { ids } => self.remove(ids, &self.voters() - ids, deadline).await,
+            Change::Remove { ids } => self.remove(ids, &self.voters()? - ids, deadline).await,
             Change::Replace { old, new, .. } => self.replace(*old, *new, deadline).await,
             Change::SetAddress { id, member } => self.set_address(*id, member, deadline).await,
             Change::Voters { ids } => self.set_voters(ids.clone(), deadline).await,
@@ -133,7 +133,9 @@ impl Changes {
             _ => return Ok(()),
         };
         self.check_members(&new)?;
-        for id in &new - &self.voters() {
+        let voting: Ids =
+            self.raft.server_metrics().borrow_watched().membership_config.membership().voter_ids().collect();
+        for id in &new - &voting {
             // What is left is for saying that it has not.
             let answer = (deadline.saturating_duration_since(Instant::now()) / 4).min(TURN_LIMIT);
             self.catch_up(id, deadline - answer).await?;
@@ -185,7 +187,19 @@ impl Changes {
         let (read_log_id, _) = proof.ok().and_then(Result::ok).ok_or(ChangeError::NotLeader)?;
         let index = read_log_id.index();
         let applied = self.machine.applied_index().wait_for(|applied| *applied >= index).await.is_ok();
-        if applied { Ok(()) } else { Err(ChangeError::Stopping) }
+        if applied { self.see_members().await } else { Err(ChangeError::Stopping) }
+    }
+
+    /// What the engine tells of a membership that is committed comes a moment after it.
+    async fn see_members(&self) -> Result<(), ChangeError> {
+        let until = Instant::now() + TURN_LIMIT;
+        while let Err(under_way) = self.membership() {
+            if Instant::now() >= until {
+                return Err(under_way);
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
     }
 
     /// The members, if a majority has confirmed them.
@@ -198,8 +212,8 @@ impl Changes {
         }
     }
 
-    fn voters(&self) -> Ids {
-        self.membership().map(|membership| membership.voter_ids().collect()).unwrap_or_default()
+    fn voters(&self) -> Result<Ids, ChangeError> {
+        Ok(self.membership()?.voter_ids().collect())
     }
 
     fn check_members(&self, ids: &Ids) -> Result<(), ChangeError> {
@@ -243,7 +257,7 @@ impl Changes {
     async fn replace(&self, old: ReplicaId, new: ReplicaId, deadline: Instant) -> Result<(), ChangeError> {
         self.check_members(&Ids::from([new]))?;
         let old = Ids::from([old]);
-        let mut voters = &self.voters() - &old;
+        let mut voters = &self.voters()? - &old;
         voters.insert(new);
         self.remove(&old, voters, deadline).await
     }
@@ -258,7 +272,7 @@ impl Changes {
             ids.iter().copied().filter(|id| membership.get_node(id).is_some()).collect()
         };
         if leaving.contains(&self.replica) {
-            return self.hand_over(&self.voters()).await;
+            return self.hand_over(&self.voters()?).await;
         }
         if leaving.is_empty() {
             return Ok(());
@@ -271,7 +285,7 @@ impl Changes {
 
     /// Exactly these vote. By joint consensus, so that at each moment both majorities agree (thesis §4.3).
     async fn set_voters(&self, voters: Ids, deadline: Instant) -> Result<(), ChangeError> {
-        let now = self.voters();
+        let now = self.voters()?;
         if voters.is_empty() {
             return Err(ChangeError::NoVoterLeft);
         }
@@ -306,7 +320,7 @@ impl Changes {
             if Instant::now() >= until {
                 return Err(ChangeError::NoLiveMajority { voters: voters.len(), silent });
             }
-            sleep(HEARTBEATS).await;
+            sleep(LOOK_AGAIN).await;
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bramah_cell::{Cell, Change, ChangeError, FolderError, Member, ReplicaId, StartError, Tuning};
 use tokio::time::Instant;
 
+use crate::repair::write_much;
 use crate::trio::{LIMIT, Trio, add, free_ports, hits, small};
 
 fn ids<const COUNT: usize>(ids: [ReplicaId; COUNT]) -> BTreeSet<ReplicaId> {
@@ -158,6 +159,37 @@ async fn mistakes_are_refused() {
     tokio::time::sleep(Duration::from_millis(600)).await;
     let error = refused(Change::Remove { ids: ids([other]) }).await;
     assert!(matches!(error, ChangeError::NoLeader { .. }), "{error}");
+}
+
+/// Spec G-7, G-5: that a number was used is not forgotten when the log that says so is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_remembers_who_was_removed() {
+    let mut trio = Trio::start(small()).await;
+    let at = trio.leader_id().await;
+    let add_it = Change::Add { id: 4, member: trio.member(4) };
+    change(trio.cell(at), add_it.clone()).await.expect("it is added");
+    change(trio.cell(at), Change::Remove { ids: ids([4]) }).await.expect("it only learns");
+    let removed_at = trio.cell(at).status().last_log_index;
+    write_much(trio.cell(at)).await;
+    until("the log before the snapshots is gone", || {
+        trio.running().all(|id| trio.cell(id).status().purged_index > removed_at)
+    })
+    .await;
+    // One starts with a snapshot of its own, one with another one's.
+    for id in 1..=3 {
+        trio.kill(id).await;
+    }
+    std::fs::remove_dir_all(trio.data(1)).expect("it is lost");
+    for id in 1..=3 {
+        trio.start_replica(id).await.expect("its folder is whole, or it is repaired");
+    }
+    until("it is repaired", || trio.cell(1).status().trouble.is_empty()).await;
+    trio.kill(2).await;
+    for id in [1, 3] {
+        let error = change(trio.cell(id), add_it.clone()).await.expect_err("its number was used");
+        assert_eq!(error, ChangeError::Removed { id: 4 });
+    }
+    trio.start_replica(4).await.expect_err("whoever it asks knows");
 }
 
 /// Spec G-7: changes that are asked for at once, of all replicas, are made one after the other.

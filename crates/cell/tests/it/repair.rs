@@ -57,7 +57,7 @@ fn damage(data: &Path) -> PathBuf {
 }
 
 /// Enough for snapshots to be written and the log before them to be dropped.
-async fn write_much(cell: &Cell) {
+pub(crate) async fn write_much(cell: &Cell) {
     for i in 0..300_usize {
         let command = Command::SetContents(SetContents {
             path: path(&format!("/file-{}", i % 10)),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use bramah_cell::data_folder::{DataFolder, FolderError};
+use bramah_cell::data_folder::{DataFolder, Entrance, FolderError, Owner};
 use bramah_cell::disk::{Disk, RealDisk};
 use bramah_cell::log::LogError;
 use openraft::storage::RaftLogStorage;
@@ -97,6 +97,47 @@ fn power_cut_at_each_step_of_the_first_start() {
         cuts += 1;
     }
     assert!(cuts > 12, "only {cuts} steps were found");
+}
+
+fn owner() -> Owner {
+    Owner { cell: CELL.0.to_owned(), cell_id: CELL.1, replica: CELL.2 }
+}
+
+fn enter(disk: &SimDisk, entrance: Option<Entrance>) -> Result<DataFolder, FolderError> {
+    DataFolder::open_by(disk.shared(), Path::new(FOLDER), owner(), entrance)
+}
+
+/// Spec G-4, G-7: whatever an interrupted start leaves, a folder with a log knows that its replica has not entered its
+/// cell yet, until it is told so; and one of a removed replica is never used again.
+#[test]
+fn power_cut_at_each_step_of_an_entrance() {
+    for entrance in [Entrance::Founding, Entrance::Joining, Entrance::Replacing] {
+        for cut in 0.. {
+            let disk = SimDisk::default();
+            disk.cut_power_after(cut);
+            let started =
+                enter(&disk, Some(entrance)).is_ok_and(|mut folder| folder.open_log(small()).is_ok());
+            for seed in 0..6 {
+                let left = disk.after_power_cut(&mut Random::new(seed));
+                let folder = enter(&left, None).expect("the folder opens");
+                assert!(folder.is_new() || folder.entrance() == Some(entrance), "cut {cut}, seed {seed}");
+            }
+            if started {
+                break;
+            }
+        }
+    }
+    let disk = SimDisk::default();
+    let mut folder = enter(&disk, Some(Entrance::Joining)).expect("a new folder");
+    folder.open_log(small()).expect("a log");
+    folder.entered().expect("a removal");
+    drop(folder);
+    let folder = enter(&disk, Some(Entrance::Joining)).expect("the folder again");
+    assert_eq!(folder.entrance(), None, "it is asked for of empty folders only");
+    folder.removed().expect("a note");
+    drop(folder);
+    let error = enter(&disk, None).err().expect("it was removed");
+    assert!(matches!(error, FolderError::Removed { .. }), "{error}");
 }
 
 const CHILD: &str = "BRAMAH_TEST_FOLDER";
