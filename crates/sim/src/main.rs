@@ -22,7 +22,7 @@ Options:
   --seconds N       simulated seconds in which faults strike (30)
   --replicas N      3 or 5 (by the seed)
   --faults A,B      only these faults; 'all', or 'none' for calm (by the seed)
-  --think MS        longest pause between two calls of a worker (80)
+  --think MS        longest pause between two calls of a worker (300)
   --bug NAME        a built-in error that the storm must find; --list-bugs names them
   --timeline FILE   draws what happened, as HTML
   --history FILE    writes what clients asked and were told, one JSON object a line

@@ -92,7 +92,7 @@ impl Plan {
             replicas: if random.random_ratio(1, 4) { 5 } else { 3 },
             applications: 3,
             seconds: 30,
-            think: Duration::from_millis(80),
+            think: Duration::from_millis(300),
             faults: chosen,
             quantum_ms: 5,
         }
@@ -346,7 +346,7 @@ impl Storm {
         let number = self.replicas[replica].number;
         self.timeline.note(Some(number), Kind::Ended, why);
         self.engine.kill(self.replicas[replica].host);
-        if why.contains("removed from the cell for good") && self.leaving.contains(&number) {
+        if why.contains("was removed from the cell") && self.leaving.contains(&number) {
             self.replicas[replica].retired = true;
             return;
         }
