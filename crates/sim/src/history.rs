@@ -37,6 +37,9 @@ pub(crate) use shown::Seconds;
 /// The most bytes of one line of a history, so that a file which is none can't fill the memory.
 const LONGEST_LINE: u64 = 1 << 20;
 
+/// How far back [`Recorder::first`] looks.
+const LATELY: usize = 4_096;
+
 /// Contents longer than this are recorded by their length and checksum.
 const LONGEST_CONTENTS: usize = 48;
 
@@ -388,6 +391,14 @@ impl Recorder {
         let operation = &mut seen.operations[begun.0];
         operation.returned = Some(returned);
         operation.outcome = outcome;
+    }
+
+    /// When the first of the newest few thousand operations that `wanted` is true of returned.
+    #[must_use]
+    pub fn first(&self, wanted: impl Fn(&Operation) -> bool) -> Option<u64> {
+        let seen = self.seen.lock();
+        let newest = seen.operations.iter().rev().take(LATELY).filter(|operation| wanted(operation));
+        newest.filter_map(|operation| operation.returned).min()
     }
 
     /// What was seen until now. Calls without an end are unknown.

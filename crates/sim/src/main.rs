@@ -23,6 +23,7 @@ Options:
   --replicas N      3 or 5 (by the seed)
   --faults A,B      only these faults; 'all', or 'none' for calm (by the seed)
   --think MS        longest pause between two calls of a worker (300)
+  --leader-crashes N  instead of faults: so many leaders crash, and the time until somebody is served is measured
   --bug NAME        a built-in error that the storm must find; --list-bugs names them
   --timeline FILE   draws what happened, as HTML
   --history FILE    writes what clients asked and were told, one JSON object a line
@@ -128,6 +129,10 @@ impl Options {
             "faults" => self.plan.choose_faults(&value)?,
             "timeline" => self.timeline = Some(value.into()),
             "history" => self.history = Some(value.into()),
+            "leader-crashes" => {
+                self.plan.leader_crashes = number()?;
+                (self.plan.applications, self.plan.think) = (1, Duration::from_millis(40));
+            }
             "log" => self.log = Some(value),
             "bug" => {
                 let known = planted::ALL.iter().find(|(_, known)| *known == value);

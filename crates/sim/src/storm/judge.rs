@@ -38,6 +38,8 @@ pub struct Report {
     pub anomalies: Vec<String>,
     /// Faults that had their effect, by kind.
     pub faults: BTreeMap<String, u64>,
+    /// How long nobody was served after each crash of a leader, in microseconds (`Plan::leader_crashes`).
+    pub failovers_us: Vec<u64>,
     /// A number that is the same if everything happened alike.
     pub fingerprint: u64,
     /// What happened.
@@ -69,6 +71,7 @@ pub(super) fn judge(storm: Storm, began: std::time::Instant) -> Report {
         undecided: linear.undecided.len() as u64,
         anomalies,
         faults: storm.fired.iter().map(|(name, times)| ((*name).to_owned(), *times)).collect(),
+        failovers_us: storm.failovers_us.clone(),
         fingerprint: storm.engine.fingerprint(),
         timeline: storm.timeline.notes(),
         history,

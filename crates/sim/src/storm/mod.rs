@@ -2,6 +2,7 @@
 
 mod client;
 pub mod disk;
+mod failover;
 mod judge;
 mod picture;
 mod replica;
@@ -54,6 +55,8 @@ pub struct Plan {
     pub faults: Vec<String>,
     /// An idle machine is run this often, in milliseconds.
     pub quantum_ms: u64,
+    /// Instead of faults: so many leaders crash, one after the other, and how long nobody is served is measured.
+    pub leader_crashes: u64,
 }
 
 impl Plan {
@@ -95,6 +98,7 @@ impl Plan {
             think: Duration::from_millis(300),
             faults: chosen,
             quantum_ms: 5,
+            leader_crashes: 0,
         }
     }
 }
@@ -128,6 +132,7 @@ pub struct Storm {
     /// Replicas that were asked to leave for good.
     leaving: BTreeSet<u64>,
     over: bool,
+    failovers_us: Vec<u64>,
 }
 
 impl std::fmt::Debug for Storm {
@@ -141,7 +146,10 @@ impl Storm {
     pub fn run(plan: Plan) -> Report {
         let began = std::time::Instant::now();
         let mut storm = Storm::begin(plan);
-        storm.rage();
+        match storm.plan.leader_crashes {
+            0 => storm.rage(),
+            crashes => storm.crash_leaders(crashes),
+        }
         storm.calm_down();
         judge::judge(storm, began)
     }
@@ -163,6 +171,7 @@ impl Storm {
             changing: None,
             leaving: BTreeSet::new(),
             over: false,
+            failovers_us: Vec::new(),
             plan,
         };
         for number in 1..=storm.plan.replicas {
