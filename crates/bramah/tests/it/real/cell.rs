@@ -150,6 +150,23 @@ impl RealCell {
         began.elapsed()
     }
 
+    /// SIGTERM to all at once, with the same demands.
+    pub(crate) fn stop_all(&mut self) -> Vec<Duration> {
+        let (began, count) = (Instant::now(), self.count());
+        self.replicas.iter().flatten().for_each(|process| process.signal(Signal::TERM));
+        let stop = |replica| {
+            let (status, _) = self.wait(replica);
+            assert_eq!(status.code(), Some(0), "replica {replica} was stopped");
+            began.elapsed()
+        };
+        (1..=count).map(stop).collect()
+    }
+
+    /// What its processes had logged that have ended.
+    pub(crate) fn log(&self, replica: Host) -> &str {
+        &self.logs[replica - 1]
+    }
+
     /// Waits until it has ended by itself: how, and what it had logged.
     pub(crate) fn wait(&mut self, replica: Host) -> (ExitStatus, String) {
         let (status, log) = self.take(replica).wait();

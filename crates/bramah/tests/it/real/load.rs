@@ -42,6 +42,8 @@ struct Shared {
     no_space: AtomicU64,
     /// Calls that failed because a session had ended.
     sessions_lost: AtomicU64,
+    /// Calls of which nobody knows whether they were done.
+    uncertain: AtomicU64,
 }
 
 impl Load {
@@ -58,6 +60,7 @@ impl Load {
             acknowledged: AtomicU64::new(0),
             no_space: AtomicU64::new(0),
             sessions_lost: AtomicU64::new(0),
+            uncertain: AtomicU64::new(0),
         });
         let mut workers = JoinSet::new();
         for client in &clients {
@@ -84,6 +87,11 @@ impl Load {
     /// Calls that failed so far because their session had ended.
     pub(crate) fn sessions_lost(&self) -> u64 {
         self.shared.sessions_lost.load(Ordering::Relaxed)
+    }
+
+    /// Calls so far of which nobody knows whether they were done.
+    pub(crate) fn uncertain(&self) -> u64 {
+        self.shared.uncertain.load(Ordering::Relaxed)
     }
 
     /// Waits until so many further writes are acknowledged, and tells how long it took.
@@ -212,6 +220,9 @@ impl Shared {
     where
         Outcome: From<Result<T, Error>>,
     {
+        if result.as_ref().is_err_and(Error::may_have_been_done) {
+            self.uncertain.fetch_add(1, Ordering::Relaxed);
+        }
         match &result {
             Err(Error::NoSpace { .. }) => drop(self.no_space.fetch_add(1, Ordering::Relaxed)),
             Err(Error::SessionExpired { .. }) => drop(self.sessions_lost.fetch_add(1, Ordering::Relaxed)),

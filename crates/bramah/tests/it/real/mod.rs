@@ -7,7 +7,9 @@
 //! [`RealCell::finish`]: cell::RealCell::finish
 
 mod cell;
+mod clocks;
 mod disks;
+mod failing_disk;
 mod forwarder;
 mod helpers;
 mod kills;
@@ -15,6 +17,10 @@ mod leftovers;
 mod load;
 mod namespaces;
 mod network;
+mod partitions;
 mod pauses;
+mod power;
 mod record;
+mod rolling;
+mod slow;
 mod tool;
