@@ -2,9 +2,7 @@
 
 mod commands;
 mod demo;
-mod full_disk;
 mod real;
 mod server;
 mod settings;
-mod storm;
 mod support;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,8 @@ use super::helpers;
 use super::leftovers::{self, PREFIX};
 use super::load::Load;
 use super::network::{Host, Network};
-use super::tool::left_out;
-use crate::support::{Layout, PATIENCE, Replica};
+use super::tool::{left_out, say};
+use crate::support::{Layout, PATIENCE, Replica, run};
 
 /// How long a replica may take to tell its status.
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
@@ -59,6 +59,7 @@ pub(crate) struct RealCell {
     /// What ended processes had logged.
     logs: Vec<String>,
     faults: Option<PathBuf>,
+    began: Instant,
     _lane: MutexGuard<'static, ()>,
 }
 
@@ -98,7 +99,7 @@ impl RealCell {
         let layout = network.layout(plan.replicas);
         let replicas = std::iter::repeat_with(|| None).take(plan.replicas).collect();
         let logs = vec![String::new(); plan.replicas];
-        Ok(Self { replicas, network, disks, folder, layout, logs, faults, _lane: lane })
+        Ok(Self { replicas, network, disks, folder, layout, logs, faults, began: Instant::now(), _lane: lane })
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -229,13 +230,14 @@ impl RealCell {
 
     // What clients see.
 
-    pub(crate) fn addresses(&self) -> String {
-        self.layout.addresses()
+    /// Runs a command against this cell.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        run(&[&["--addresses", &self.layout.addresses()], arguments].concat())
     }
 
     /// A session that begins at this replica, and goes elsewhere only when it has to.
     pub(crate) async fn client_at(&self, replica: Host) -> Client {
-        session(&self.addresses(), Route::Fixed(replica - 1)).await
+        session(&self.layout.addresses(), Route::Fixed(replica - 1)).await
     }
 
     /// A session that stays with this replica.
@@ -245,7 +247,7 @@ impl RealCell {
 
     /// A session that follows the leader.
     pub(crate) async fn client(&self) -> Client {
-        session(&self.addresses(), Route::Leader).await
+        session(&self.layout.addresses(), Route::Leader).await
     }
 
     /// How a replica sees itself; none if it doesn't answer.
@@ -297,6 +299,7 @@ impl RealCell {
         }
         self.converge().await;
         record.judge();
+        say(&format!("took {:?}", self.began.elapsed()));
     }
 
     /// Waits until all have the same digest of the same entry.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bramah_client::{Client, Error, SetOptions};
-use bramah_sim::history::{Answer, Call, Outcome, Recorder};
+use bramah_sim::history::{Answer, Call, Contents, Outcome, Recorder};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
@@ -21,6 +21,8 @@ pub(super) const FILES: u32 = 4;
 const FOLDER: &str = "/real";
 /// Workers of each session: two that count, one that writes files, one that reads.
 const WORKERS: [fn(&mut Worker) -> Step; 4] = [Worker::add, Worker::add, Worker::write, Worker::read];
+/// How many of them write.
+const WRITERS: u64 = 3;
 /// The longest that a worker rests between two calls, in microseconds: two cores have to be enough for all.
 const LONGEST_REST: u64 = 8_000;
 /// Before the next call after one that could not be done.
@@ -49,6 +51,11 @@ struct Shared {
 impl Load {
     /// A session with each replica, and one that follows the leader.
     pub(crate) async fn start(cell: &RealCell) -> Self {
+        Self::with_files_of(cell, 0).await
+    }
+
+    /// The same, and files have at least so many bytes: disks get full of them.
+    pub(crate) async fn with_files_of(cell: &RealCell, bytes: usize) -> Self {
         let mut clients = vec![cell.client().await];
         clients[CLIENTS].mkdir_all(FOLDER).await.expect("the cell works");
         for replica in 1..=cell.count() {
@@ -65,7 +72,7 @@ impl Load {
         let mut workers = JoinSet::new();
         for client in &clients {
             for step in WORKERS {
-                let worker = Worker::new(workers.len() as u32, client.clone(), Arc::clone(&shared));
+                let worker = Worker::new(workers.len() as u32, client.clone(), Arc::clone(&shared), bytes);
                 workers.spawn(worker.work(step));
             }
         }
@@ -112,6 +119,19 @@ impl Load {
         .await;
     }
 
+    /// Waits until every writer is refused again and again for want of space, and nothing is acknowledged any more.
+    pub(crate) async fn is_refused(&self) {
+        let writers = WRITERS * self.clients.len() as u64;
+        let mut seen = (self.acknowledged(), self.no_space());
+        eventually("all writes are refused", async || {
+            if seen.0 != self.acknowledged() {
+                seen = (self.acknowledged(), self.no_space());
+            }
+            self.no_space() >= seen.1 + 10 * writers
+        })
+        .await;
+    }
+
     /// No further calls; those under way are waited for.
     pub(crate) async fn end(mut self) -> Record {
         self.shared.ended.store(true, Ordering::Relaxed);
@@ -128,7 +148,8 @@ impl Load {
     }
 }
 
-type Step = (String, Call);
+/// What to do next: to which key, what, and what is written if it writes a file.
+type Step = (String, Call, Vec<u8>);
 
 /// One caller, which has one call under way at a time.
 struct Worker {
@@ -137,21 +158,22 @@ struct Worker {
     shared: Arc<Shared>,
     random: SmallRng,
     written: u64,
+    file_bytes: usize,
     /// The generation that a file had when this worker last saw it.
     seen: [u64; FILES as usize],
 }
 
 impl Worker {
-    fn new(number: u32, client: Client, shared: Arc<Shared>) -> Self {
+    fn new(number: u32, client: Client, shared: Arc<Shared>, file_bytes: usize) -> Self {
         let random = SmallRng::seed_from_u64(u64::from(number));
-        Self { number, client, shared, random, written: 0, seen: [0; FILES as usize] }
+        Self { number, client, shared, random, written: 0, file_bytes, seen: [0; FILES as usize] }
     }
 
     async fn work(mut self, step: fn(&mut Self) -> Step) {
         while !self.shared.ended.load(Ordering::Relaxed) {
-            let (key, call) = step(&mut self);
+            let (key, call, bytes) = step(&mut self);
             let begun = self.shared.recorder.begin(self.number, key.as_str(), call.clone());
-            let outcome = ask(&self.client, &key, &call, &self.shared).await;
+            let outcome = self.ask(&key, &call, bytes).await;
             let done = self.note(&key, &call, &outcome);
             self.shared.recorder.end(begun, outcome);
             let rest = Duration::from_micros(self.random.random_range(0..LONGEST_REST));
@@ -160,28 +182,52 @@ impl Worker {
     }
 
     fn add(&mut self) -> Step {
-        (counter(self.random.random_range(0..COUNTERS)), Call::Add { delta: 1 })
+        (counter(self.random.random_range(0..COUNTERS)), Call::Add { delta: 1 }, Vec::new())
     }
 
     fn read(&mut self) -> Step {
         match self.random.random() {
-            true => (counter(self.random.random_range(0..COUNTERS)), Call::Read),
-            false => (file(self.random.random_range(0..FILES)), Call::Get),
+            true => (counter(self.random.random_range(0..COUNTERS)), Call::Read, Vec::new()),
+            false => (file(self.random.random_range(0..FILES)), Call::Get, Vec::new()),
         }
     }
 
     fn write(&mut self) -> Step {
         let number = self.random.random_range(0..FILES);
-        self.written += 1;
-        let contents = format!("{}-{}", self.number, self.written);
+        let bytes = self.next_contents();
+        let contents = Contents::of(&bytes);
         let generation = self.seen[number as usize];
         let call = match self.random.random_range(0..10) {
-            0..4 => Call::set(contents.as_str()),
-            4..7 => Call::set_if(contents.as_str(), generation),
+            0..4 => Call::set(contents),
+            4..7 => Call::set_if(contents, generation),
             7..9 => Call::Get,
             _ => Call::Delete { if_generation: Some(generation) },
         };
-        (file(number), call)
+        (file(number), call, bytes)
+    }
+
+    /// Unlike any other.
+    fn next_contents(&mut self) -> Vec<u8> {
+        self.written += 1;
+        let text = format!("{}-{}.", self.number, self.written);
+        text.repeat(self.file_bytes / text.len() + 1).into_bytes()
+    }
+
+    async fn ask(&self, key: &str, call: &Call, bytes: Vec<u8>) -> Outcome {
+        let (client, shared) = (&self.client, &self.shared);
+        match call {
+            Call::Add { delta } => shared.look(client.counter(key).increment(*delta).await),
+            Call::Read => shared.look(client.counter(key).get().await),
+            Call::Get => shared.look(client.get(key).await),
+            Call::Set { if_generation, .. } => {
+                let options = SetOptions { if_generation: *if_generation, ..SetOptions::default() };
+                shared.look(client.set_with(key, bytes, options).await)
+            }
+            Call::Delete { if_generation: None } => shared.look(client.delete(key).await),
+            Call::Delete { if_generation: Some(generation) } => {
+                shared.look(client.delete_if(key, *generation).await)
+            }
+        }
     }
 
     /// Remembers what was learned; true if the cell answered.
@@ -196,22 +242,6 @@ impl Worker {
             self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
         }
         true
-    }
-}
-
-async fn ask(client: &Client, key: &str, call: &Call, shared: &Shared) -> Outcome {
-    match call {
-        Call::Add { delta } => shared.look(client.counter(key).increment(*delta).await),
-        Call::Read => shared.look(client.counter(key).get().await),
-        Call::Get => shared.look(client.get(key).await),
-        Call::Set { contents, if_generation } => {
-            let options = SetOptions { if_generation: *if_generation, ..SetOptions::default() };
-            // Short text stands in a history as it is, in quotes when it is shown.
-            let text = contents.to_string().trim_matches('"').to_owned();
-            shared.look(client.set_with(key, text, options).await)
-        }
-        Call::Delete { if_generation: None } => shared.look(client.delete(key).await),
-        Call::Delete { if_generation: Some(generation) } => shared.look(client.delete_if(key, *generation).await),
     }
 }
 

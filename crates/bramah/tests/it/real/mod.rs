@@ -11,6 +11,7 @@ mod clocks;
 mod disks;
 mod failing_disk;
 mod forwarder;
+mod full_disk;
 mod helpers;
 mod kills;
 mod leftovers;

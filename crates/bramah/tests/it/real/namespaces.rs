@@ -141,12 +141,7 @@ impl Namespaces {
             for chain in ["input", "output"] {
                 self.nft(replica, &format!("flush chain ip bramah {chain}")).unwrap_or_else(|why| panic!("{why}"));
             }
-            let statistics = must("tc", &["-n", &name, "-s", "qdisc", "show", "dev", "eth0"]);
-            if statistics.contains("tbf") {
-                held += number_after(&statistics, "overlimits ");
-                must("tc", &["-n", &name, "qdisc", "delete", "dev", "eth0", "root"]);
-                must("tc", &["qdisc", "delete", "dev", &link, "root"]);
-            }
+            held += unshape(&["-n", &name], "eth0") + unshape(&[], &link);
         }
         held
     }
@@ -186,6 +181,16 @@ fn free_subnet(pid: u32) -> Result<u32, String> {
     // Runs at the same time begin at different numbers.
     let mut candidates = (0..64).map(|try_| (pid.wrapping_mul(67) + try_) % SUBNETS);
     candidates.find(|subnet| !taken.contains(&first(*subnet))).ok_or("no network is free".to_owned())
+}
+
+/// Ends the shaping of a link, if it is shaped; what had to wait because of it.
+fn unshape(place: &[&str], link: &str) -> u64 {
+    let statistics = must("tc", &[place, &["-s", "qdisc", "show", "dev", link]].concat());
+    if !statistics.contains("tbf") {
+        return 0;
+    }
+    must("tc", &[place, &["qdisc", "delete", "dev", link, "root"]].concat());
+    number_after(&statistics, "overlimits ")
 }
 
 fn dropped(table: &str) -> u64 {

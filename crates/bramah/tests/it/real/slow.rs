@@ -6,6 +6,8 @@ use super::cell::{Plan, RealCell};
 use super::load::Load;
 use super::network::CLIENTS;
 
+/// What a thin line carries a second: less than the heartbeats and the load.
+const KILOBITS: u32 = 120;
 /// How long each of these lasts.
 const WHILE: Duration = Duration::from_secs(4);
 
@@ -49,7 +51,7 @@ async fn a_replica_with_a_thin_line_stops_nobody() {
     let Some(cell) = RealCell::start(Plan::default()).await else { return };
     let load = Load::start(&cell).await;
     let leader = cell.leader().await;
-    cell.network.slow(cell.others(leader)[0], cell.count(), 400);
+    cell.network.slow(cell.others(leader)[0], cell.count(), KILOBITS);
     tokio::time::sleep(WHILE).await;
     load.progresses(200).await;
     assert!(cell.network.heal() > 0, "the line was never too thin");
@@ -62,7 +64,7 @@ async fn a_leader_with_a_thin_line_is_survived() {
     let Some(cell) = RealCell::start(Plan::default()).await else { return };
     let load = Load::start(&cell).await;
     let leader = cell.leader().await;
-    cell.network.slow(leader, cell.count(), 400);
+    cell.network.slow(leader, cell.count(), KILOBITS);
     tokio::time::sleep(WHILE).await;
     load.progresses(50).await;
     assert!(cell.network.heal() > 0, "the line was never too thin");
