@@ -263,18 +263,19 @@ impl RealCell {
 
     /// Waits until these replicas agree that one of them leads.
     pub(crate) async fn leader_of(&self, replicas: &[Host]) -> Host {
-        let mut leader = None;
-        eventually("all agree on a leader", async || {
-            let mut leaders = BTreeSet::new();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let mut seen = Vec::new();
             for replica in replicas {
-                let status = self.status(*replica, false).await;
-                leaders.insert(status.and_then(|status| status.leader).map(|leader| leader.replica as Host));
+                seen.push(self.status(*replica, false).await);
             }
-            leader = leaders.first().copied().flatten().filter(|leader| replicas.contains(leader));
-            leaders.len() == 1 && leader.is_some()
-        })
-        .await;
-        leader.expect("it was waited for")
+            let leaders = seen.iter().map(|status| Some(status.as_ref()?.leader.as_ref()?.replica as Host));
+            match leaders.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()[..] {
+                [Some(leader)] if replicas.contains(&leader) => return leader,
+                _ => assert!(Instant::now() < until, "no leader of {replicas:?} within {PATIENCE:?}: {seen:#?}"),
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// The term that a replica knows of.

@@ -128,7 +128,8 @@ impl Drop for Forwarder {
 impl Paths {
     /// One connection, from its beginning to its end.
     async fn forward(self: Arc<Self>, stream: TcpStream, from: SocketAddr, to: Host, address: String) {
-        let Some(source) = self.host_behind(from).await else { return };
+        let Ok(here) = stream.local_addr() else { return };
+        let Some(source) = self.host_behind(from, here).await else { return };
         // Its first packets would be lost.
         for pair in [(source, to), (to, source)] {
             self.wait_until_open(pair).await;
@@ -188,11 +189,11 @@ impl Paths {
     }
 
     /// The place of the process that holds the other end of a connection from this address; none if it is gone.
-    async fn host_behind(&self, address: SocketAddr) -> Option<Host> {
+    async fn host_behind(&self, source: SocketAddr, here: SocketAddr) -> Option<Host> {
         let processes: Vec<(u32, Host)> =
             self.processes.lock().iter().map(|(process, host)| (*process, *host)).collect();
         let find = move || -> io::Result<Option<Host>> {
-            let Some(inode) = inode_of(address)? else { return Ok(None) };
+            let Some(inode) = inode_of(source, here)? else { return Ok(None) };
             let holds = |(process, _): &&(u32, Host)| holds(*process, &inode).unwrap_or(false);
             Ok(Some(processes.iter().find(holds).map_or(CLIENTS, |(_, host)| *host)))
         };
@@ -235,15 +236,24 @@ impl Due {
     }
 }
 
-/// The inode of the socket that is bound to this address, as `/proc/net/tcp` has it.
-fn inode_of(address: SocketAddr) -> io::Result<Option<String>> {
-    let SocketAddr::V4(address) = address else { return Ok(None) };
-    let host = u32::from_ne_bytes(address.ip().octets());
-    let wanted = format!("{host:08X}:{:04X}", address.port());
+/// The inode of the socket that connects these two, as `/proc/net/tcp` has it. The source alone doesn't tell: its port
+/// may serve for connections to other places too.
+fn inode_of(source: SocketAddr, target: SocketAddr) -> io::Result<Option<String>> {
+    let wanted = [source, target].map(written);
     let table = std::fs::read_to_string("/proc/net/tcp")?;
     let fields = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let line = table.lines().map(fields).find(|fields| fields.get(1) == Some(&wanted));
+    let line = table.lines().map(fields).find(|fields| fields.get(1..3) == Some(&wanted[..]));
     Ok(line.and_then(|fields| fields.get(9).cloned()))
+}
+
+/// An address of IPv4 as `/proc/net/tcp` writes it.
+fn written(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(address) => {
+            format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port())
+        }
+        SocketAddr::V6(address) => unreachable!("nobody listens at {address}"),
+    }
 }
 
 fn holds(process: u32, inode: &str) -> io::Result<bool> {
