@@ -20,12 +20,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod shown;
 mod told;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -129,15 +130,17 @@ impl Contents {
     }
 }
 
-impl From<&str> for Contents {
-    fn from(text: &str) -> Self {
-        Self::of(text.as_bytes())
+impl Contents {
+    /// Stands for contents that nobody read. [`Contents::of`] gives nothing with spaces, so it is never this.
+    pub(crate) fn never_read() -> Self {
+        static NEVER_READ: LazyLock<Contents> = LazyLock::new(|| Contents("never read by anyone".into()));
+        NEVER_READ.clone()
     }
 }
 
-impl fmt::Display for Contents {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:?}", self.0)
+impl From<&str> for Contents {
+    fn from(text: &str) -> Self {
+        Self::of(text.as_bytes())
     }
 }
 
