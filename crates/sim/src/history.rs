@@ -32,6 +32,8 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use shown::Seconds;
+
 /// The most bytes of one line of a history, so that a file which is none can't fill the memory.
 const LONGEST_LINE: u64 = 1 << 20;
 

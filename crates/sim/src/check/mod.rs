@@ -22,7 +22,11 @@
 //! println!("{report}");
 //! ```
 
+pub mod digests;
+pub mod events;
+pub mod exactly_once;
 pub mod linear;
+pub mod sessions;
 
 use std::fmt;
 

@@ -1,7 +1,11 @@
 //! The storm's record and judges from outside: fed histories that are right, wrong and garbled.
 
+mod digests;
+mod events;
+mod exactly_once;
 mod history;
 mod linear;
 mod linear_exhaustive;
 mod linear_large;
+mod sessions;
 mod story;

@@ -126,6 +126,17 @@ impl Model for File {
         state.revision <= revision && (self.deletions || state.generation() <= generation)
     }
 
+    fn covers(&self, call: &Call, conditional: &Call) -> bool {
+        match (call, conditional) {
+            (
+                Call::Set { contents, if_generation: None },
+                Call::Set { contents: same, if_generation: Some(_) },
+            ) => contents == same,
+            (Call::Delete { if_generation: None }, Call::Delete { if_generation: Some(_) }) => true,
+            _ => false,
+        }
+    }
+
     fn describe(&self, state: &Held) -> String {
         let Held { file, revision, told } = state;
         let least = if *told { "" } else { "at least " };

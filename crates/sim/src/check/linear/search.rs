@@ -6,16 +6,18 @@
 //!
 //! 1. **An operation that fits and changes nothing is taken at once,** with no way back. In any order that goes on from
 //!    here, it can be moved to the front: the others see the same states as before, and nothing must come before it.
-//! 2. **Operations that need not be done come last,** as most never were. Equal ones are one *class* with a number: as they
-//!    differ only in their calls' times, the earliest may as well be first.
+//! 2. **Operations that need not be done come last,** as most never were: right before one that must be done, and few
+//!    before many. Equal ones are one *class* with a number: as they differ only in their calls' times, the earliest may
+//!    as well be first.
 //! 3. **A position is dominated** by one with the same state and the same required operations that has used no
-//!    more of any class: what can follow the former can follow the latter. It is not entered if that one failed.
+//!    more of any class, or more only of classes for which others do that it has left ([`Model::covers`]): what can follow
+//!    the former can follow the latter. It is not entered if that one failed.
 //! 4. **What takes the state out of reach** of an operation that must be done, and could be next, is not tried, if the model
 //!    can tell ([`Model::within_reach`]): a revision never comes back.
 //!
 //! Positions are compared as they are, not by their hashes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 use crate::history::{Answer, Call};
@@ -36,6 +38,13 @@ pub trait Model {
     fn within_reach(&self, state: &Self::State, call: &Call, answer: Option<&Answer>) -> bool {
         let _ = (state, call, answer);
         true
+    }
+
+    /// Whether `call` does in every state where `conditional` does something the same.
+    /// To say `false` of everything is right, and slow.
+    fn covers(&self, call: &Call, conditional: &Call) -> bool {
+        let _ = (call, conditional);
+        false
     }
 
     /// The state, for people.
@@ -70,6 +79,9 @@ pub struct Search<'a, M: Model> {
     required: Vec<Required<'a>>,
     classes: Vec<Class<'a>>,
     steps_left: u64,
+    /// Chains longer than this are left out of this round.
+    longest_chain: usize,
+    left_some_chain: bool,
     here: Position<M::State>,
     order: Vec<Taken>,
     /// Where the search has been: of each state and set of required operations, how much of each class was used.
@@ -83,12 +95,14 @@ struct Required<'a> {
 }
 
 /// Operations that need not be done and are alike.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Class<'a> {
     call: &'a Call,
     answer: Option<&'a Answer>,
     /// When each was called, and which it is; the earliest first.
     members: Vec<(u64, usize)>,
+    /// A class that can stand in for this one.
+    covered_by: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -104,17 +118,30 @@ enum Taken {
     OfClass(usize),
 }
 
-/// Ways to go on from a position.
+/// A way on from a position: some operations that need not be done, one that must be, and the state they lead to.
+#[derive(Debug)]
+struct Way<S> {
+    chain: Chain,
+    required: usize,
+    state: S,
+}
+
+/// Classes, one for each operation that need not be done.
+type Chain = Vec<usize>;
+
+/// The ways on from a position, found as they are needed.
 #[derive(Debug)]
 struct Ways<S> {
-    /// Operations that must be done, with the states they lead to; the best is the last.
-    required: Vec<(usize, S)>,
-    /// The next class to try.
-    class: usize,
+    /// Those found.
+    found: VecDeque<Way<S>>,
     /// No operation that was called after this may be next.
     frontier: u64,
     /// Those that must be done and may be next.
     candidates: Vec<usize>,
+    /// Chains, short ones first, to be made longer by each class.
+    chains: VecDeque<(Chain, S)>,
+    /// The chains by the states they lead to.
+    leading_to: HashMap<S, Vec<Chain>>,
 }
 
 /// A position that was left by one of its ways.
@@ -129,25 +156,56 @@ impl<'a, M: Model> Search<'a, M> {
     /// Over these operations, in any sequence.
     pub fn new(model: &'a M, intervals: &'a [Interval]) -> Self {
         let required = required(intervals);
-        let classes = classes(intervals);
+        let classes = classes(model, intervals);
         let here = Position {
             done: Bits::new(required.len()),
             used: vec![0; classes.len()].into(),
             state: model.initial(),
         };
-        Self { model, required, classes, steps_left: 0, here, order: Vec::new(), been: HashMap::new() }
+        Self {
+            model,
+            required,
+            classes,
+            steps_left: 0,
+            longest_chain: 0,
+            left_some_chain: false,
+            here,
+            order: Vec::new(),
+            been: HashMap::new(),
+        }
     }
 
     /// An order, by the numbers of its operations; `None`: there is none.
     ///
     /// # Errors
-    /// [`OutOfSteps`] when neither is certain after asking the model `steps` times.
+    /// [`OutOfSteps`] when neither is certain after `steps` questions to the model and comparisons of positions.
     pub fn run(mut self, steps: u64) -> Result<Option<Vec<usize>>, OutOfSteps> {
-        self.steps_left = steps;
+        // Most orders need one such operation at a place. A wrong turn far back is found sooner if longer chains, of
+        // which there are far more, are left for a later round. Only a round that left nothing proves that there is no order.
+        for longest in [1, 2, 4] {
+            self.begin(longest, steps / 8);
+            match self.round() {
+                Ok(None) if self.left_some_chain => {}
+                Err(OutOfSteps) => {}
+                found => return found,
+            }
+        }
+        self.begin(usize::MAX, steps);
+        self.round()
+    }
+
+    fn begin(&mut self, longest_chain: usize, steps: u64) {
+        self.undo(0);
+        self.here.state = self.model.initial();
+        self.been.clear();
+        (self.longest_chain, self.left_some_chain, self.steps_left) = (longest_chain, false, steps);
+    }
+
+    fn round(&mut self) -> Result<Option<Vec<usize>>, OutOfSteps> {
         let mut left: Vec<Left<M::State>> = Vec::new();
         loop {
             let Some(mut ways) = self.arrive()? else { return Ok(Some(self.numbers())) };
-            let (taken, state) = loop {
+            let way = loop {
                 if let Some(way) = self.next_way(&mut ways)? {
                     break way;
                 }
@@ -156,81 +214,119 @@ impl<'a, M: Model> Search<'a, M> {
                 self.here.state = back.state;
                 ways = back.ways;
             };
-            let before = std::mem::replace(&mut self.here.state, state);
+            let before = std::mem::replace(&mut self.here.state, way.state);
             left.push(Left { state: before, length: self.order.len(), ways });
-            self.take(taken);
+            way.chain.into_iter().for_each(|class| self.take(Taken::OfClass(class)));
+            self.take(Taken::Required(way.required));
         }
     }
 
     /// Takes what changes nothing, and lists the ways on; `None` at the goal.
     fn arrive(&mut self) -> Result<Option<Ways<M::State>>, OutOfSteps> {
-        let mut ways = Ways { required: Vec::new(), class: 0, frontier: u64::MAX, candidates: Vec::new() };
+        let mut ways = Ways {
+            found: VecDeque::new(),
+            frontier: u64::MAX,
+            candidates: Vec::new(),
+            chains: VecDeque::new(),
+            leading_to: HashMap::new(),
+        };
         let mut next = self.here.done.first_missing(0);
         while next < self.required.len() && self.required[next].interval.invoked <= ways.frontier {
             let Interval { call, answer, .. } = self.required[next].interval;
-            let state = self.step(call, answer.as_ref())?;
+            self.steps_left = self.steps_left.checked_sub(1).ok_or(OutOfSteps)?;
+            let state = self.model.step(&self.here.state, call, answer.as_ref());
             if state.as_ref() == Some(&self.here.state) {
                 self.take(Taken::Required(next));
             } else {
                 ways.frontier = ways.frontier.min(self.required[next].returned);
                 ways.candidates.push(next);
-                ways.required.extend(state.map(|state| (next, state)));
+                ways.found.extend(state.map(|state| Way { chain: Chain::new(), required: next, state }));
             }
             next = self.here.done.first_missing(next + 1);
         }
         if ways.candidates.is_empty() {
             return Ok(None);
         }
-        ways.required.reverse();
-        if self.been_here(&ways) {
-            ways.required.clear();
-            ways.class = self.classes.len();
+        if self.been_here(&ways)? {
+            ways.found.clear();
+        } else if !self.classes.is_empty() {
+            ways.chains.push_back((Chain::new(), self.here.state.clone()));
+            ways.leading_to.insert(self.here.state.clone(), vec![Chain::new()]);
         }
         Ok(Some(ways))
     }
 
     /// Whether this position, or one that dominates it, was entered before; if not, remembers it.
-    fn been_here(&mut self, ways: &Ways<M::State>) -> bool {
+    fn been_here(&mut self, ways: &Ways<M::State>) -> Result<bool, OutOfSteps> {
         // With one way on, the memory of the next fork will do.
-        if self.classes.is_empty() && ways.required.len() < 2 {
-            return false;
+        if self.classes.is_empty() && ways.found.len() < 2 {
+            return Ok(false);
         }
         let key = (self.here.done.key(), self.here.state.clone());
-        let entries = self.been.entry(key).or_default();
         let used = &self.here.used;
-        let no_more = |one: &[u32], other: &[u32]| one.iter().zip(other).all(|(one, other)| one <= other);
-        if entries.iter().any(|entry| no_more(entry, used)) {
-            return true;
+        let classes = &self.classes;
+        let entries = self.been.entry(key).or_default();
+        self.steps_left = self.steps_left.checked_sub(entries.len() as u64).ok_or(OutOfSteps)?;
+        if entries.iter().any(|entry| dominates(classes, entry, used)) {
+            return Ok(true);
         }
-        entries.retain(|entry| !no_more(used, entry));
+        entries.retain(|entry| !dominates(classes, used, entry));
         entries.push(used.clone());
-        false
+        Ok(false)
     }
 
-    fn next_way(&mut self, ways: &mut Ways<M::State>) -> Result<Option<(Taken, M::State)>, OutOfSteps> {
-        while let Some((next, state)) = ways.required.pop() {
-            if self.leaves_all_within_reach(&state, ways, Some(next)) {
-                return Ok(Some((Taken::Required(next), state)));
+    fn next_way(&mut self, ways: &mut Ways<M::State>) -> Result<Option<Way<M::State>>, OutOfSteps> {
+        loop {
+            while let Some(way) = ways.found.pop_front() {
+                if self.leaves_all_within_reach(&way.state, ways, Some(way.required)) {
+                    return Ok(Some(way));
+                }
             }
-        }
-        while ways.class < self.classes.len() {
-            let tried = ways.class;
-            ways.class += 1;
-            let class = &self.classes[tried];
-            let unused = class.members.get(self.here.used[tried] as usize);
-            if unused.is_none_or(|(invoked, _)| *invoked > ways.frontier) {
+            let Some((chain, state)) = ways.chains.pop_front() else { return Ok(None) };
+            if chain.len() >= self.longest_chain {
+                self.left_some_chain = true;
                 continue;
             }
-            match self.step(class.call, class.answer)? {
-                Some(state)
-                    if state != self.here.state && self.leaves_all_within_reach(&state, ways, None) =>
-                {
-                    return Ok(Some((Taken::OfClass(tried), state)));
+            for class in 0..self.classes.len() {
+                if self.has_unused(class, &chain, ways.frontier) {
+                    self.lengthen(&chain, &state, class, ways)?;
                 }
-                _ => {}
             }
         }
-        Ok(None)
+    }
+
+    /// Whether an operation of a class may come after a chain.
+    fn has_unused(&self, class: usize, chain: &[usize], frontier: u64) -> bool {
+        let used = self.here.used[class] as usize + count(chain, class);
+        self.classes[class].members.get(used).is_some_and(|(invoked, _)| *invoked <= frontier)
+    }
+
+    /// Finds the ways that begin with a chain and one more operation.
+    fn lengthen(
+        &mut self,
+        chain: &[usize],
+        before: &M::State,
+        class: usize,
+        ways: &mut Ways<M::State>,
+    ) -> Result<(), OutOfSteps> {
+        let Class { call, answer, .. } = self.classes[class];
+        let Some(state) = self.step(before, call, answer)?.filter(|state| state != before) else {
+            return Ok(());
+        };
+        let chain = [chain, &[class]].concat();
+        let known = ways.leading_to.get(&state).map_or(0, Vec::len) as u64;
+        self.steps_left = self.steps_left.checked_sub(known).ok_or(OutOfSteps)?;
+        if !self.leaves_all_within_reach(&state, ways, None) || !is_shortest(&chain, &state, ways) {
+            return Ok(());
+        }
+        for candidate in 0..ways.candidates.len() {
+            let required = ways.candidates[candidate];
+            let Interval { call, answer, .. } = self.required[required].interval;
+            let after = self.step(&state, call, answer.as_ref())?;
+            ways.found.extend(after.map(|state| Way { chain: chain.clone(), required, state }));
+        }
+        ways.chains.push_back((chain, state));
+        Ok(())
     }
 
     fn leaves_all_within_reach(&self, state: &M::State, ways: &Ways<M::State>, taken: Option<usize>) -> bool {
@@ -240,9 +336,14 @@ impl<'a, M: Model> Search<'a, M> {
         })
     }
 
-    fn step(&mut self, call: &Call, answer: Option<&Answer>) -> Result<Option<M::State>, OutOfSteps> {
+    fn step(
+        &mut self,
+        state: &M::State,
+        call: &Call,
+        answer: Option<&Answer>,
+    ) -> Result<Option<M::State>, OutOfSteps> {
         self.steps_left = self.steps_left.checked_sub(1).ok_or(OutOfSteps)?;
-        Ok(self.model.step(&self.here.state, call, answer))
+        Ok(self.model.step(state, call, answer))
     }
 
     fn take(&mut self, taken: Taken) {
@@ -275,6 +376,38 @@ impl<'a, M: Model> Search<'a, M> {
     }
 }
 
+/// Whether who has used `one` of the classes can still do all that who has used `other` can.
+fn dominates(classes: &[Class<'_>], one: &[u32], other: &[u32]) -> bool {
+    let mut spare: Vec<i64> =
+        one.iter().zip(other).map(|(one, other)| i64::from(*other) - i64::from(*one)).collect();
+    for class in 0..classes.len() {
+        if spare[class] < 0 {
+            // Both are at one position, so what one of them has used, the other may use too from here on.
+            let Some(stand_in) = classes[class].covered_by else { return false };
+            spare[stand_in] += spare[class];
+            if spare[stand_in] < 0 {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// Whether no part of a chain leads to the same state; if so, remembers it.
+fn is_shortest<S: Clone + Eq + Hash>(chain: &[usize], state: &S, ways: &mut Ways<S>) -> bool {
+    let is_part = |known: &Chain| known.iter().all(|class| count(known, *class) <= count(chain, *class));
+    let known = ways.leading_to.entry(state.clone()).or_default();
+    let shortest = !known.iter().any(is_part);
+    if shortest {
+        known.push(chain.to_vec());
+    }
+    shortest
+}
+
+fn count(chain: &[usize], class: usize) -> usize {
+    chain.iter().filter(|other| **other == class).count()
+}
+
 fn required(intervals: &[Interval]) -> Vec<Required<'_>> {
     let required =
         intervals.iter().filter_map(|interval| Some(Required { returned: interval.returned?, interval }));
@@ -283,7 +416,7 @@ fn required(intervals: &[Interval]) -> Vec<Required<'_>> {
     required
 }
 
-fn classes(intervals: &[Interval]) -> Vec<Class<'_>> {
+fn classes<'a, M: Model>(model: &M, intervals: &'a [Interval]) -> Vec<Class<'a>> {
     // In the order of first appearance: a hash map's own order would make two runs differ.
     let mut places: HashMap<(&Call, Option<&Answer>), usize> = HashMap::new();
     let mut classes: Vec<Class<'_>> = Vec::new();
@@ -291,12 +424,20 @@ fn classes(intervals: &[Interval]) -> Vec<Class<'_>> {
         let (call, answer) = (&interval.call, interval.answer.as_ref());
         let place = *places.entry((call, answer)).or_insert(classes.len());
         if place == classes.len() {
-            classes.push(Class { call, answer, members: Vec::new() });
+            classes.push(Class { call, answer, members: Vec::new(), covered_by: None });
         }
         classes[place].members.push((interval.invoked, interval.number));
     }
-    for class in &mut classes {
-        class.members.sort_unstable();
+    let covers = |one: &Class<'_>, other: &Class<'_>| {
+        one.answer.is_none() && other.answer.is_none() && model.covers(one.call, other.call)
+    };
+    // What stands in for others is tried after them, so that it is left for longer.
+    let (mut classes, general): (Vec<_>, Vec<_>) =
+        classes.iter().cloned().partition(|class| classes.iter().any(|other| covers(other, class)));
+    classes.extend(general);
+    for class in 0..classes.len() {
+        classes[class].covered_by = classes.iter().position(|other| covers(other, &classes[class]));
+        classes[class].members.sort_unstable();
     }
     classes
 }
