@@ -165,10 +165,6 @@ impl Replica {
         kill_process(pid, signal).expect("it is our child and has not been waited for");
     }
 
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("it is our child").is_none()
     }

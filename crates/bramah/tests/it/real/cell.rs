@@ -86,7 +86,6 @@ impl RealCell {
         let number = CELLS.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("{PREFIX}{}-{number}-", std::process::id());
         let folder = tempfile::Builder::new().prefix(&prefix).tempdir().map_err(|error| error.to_string())?;
-        let faults = if plan.faults { Some(helpers::faults()?) } else { None };
         if matches!(plan.disks, disks::Kind::Image(_)) {
             helpers::power_cut()?;
         }
@@ -96,10 +95,21 @@ impl RealCell {
             true => Network::forwarder(plan.replicas),
             false => Network::make(number, plan.replicas),
         };
+        let faults = if plan.faults || network.needs_faults() { Some(helpers::faults()?) } else { None };
         let layout = network.layout(plan.replicas);
         let replicas = std::iter::repeat_with(|| None).take(plan.replicas).collect();
         let logs = vec![String::new(); plan.replicas];
-        Ok(Self { replicas, network, disks, folder, layout, logs, faults, began: Instant::now(), _lane: lane })
+        Ok(Self {
+            replicas,
+            network,
+            disks,
+            folder,
+            layout,
+            logs,
+            faults,
+            began: Instant::now(),
+            _lane: lane,
+        })
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -127,7 +137,6 @@ impl RealCell {
             command.env("BRAMAH_FAULTS_DISK", self.disk_file(replica));
         }
         let process = Replica::spawn(&mut self.network.enclose(replica, command));
-        self.network.is_run_by(replica, process.id());
         self.replicas[replica - 1] = Some(process);
     }
 
@@ -257,7 +266,8 @@ impl RealCell {
 
     /// Waits until all that run agree on who leads.
     pub(crate) async fn leader(&self) -> Host {
-        let running: Vec<Host> = (1..=self.count()).filter(|replica| self.replicas[replica - 1].is_some()).collect();
+        let running: Vec<Host> =
+            (1..=self.count()).filter(|replica| self.replicas[replica - 1].is_some()).collect();
         self.leader_of(&running).await
     }
 
@@ -272,7 +282,10 @@ impl RealCell {
             let leaders = seen.iter().map(|status| Some(status.as_ref()?.leader.as_ref()?.replica as Host));
             match leaders.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()[..] {
                 [Some(leader)] if replicas.contains(&leader) => return leader,
-                _ => assert!(Instant::now() < until, "no leader of {replicas:?} within {PATIENCE:?}: {seen:#?}"),
+                _ => assert!(
+                    Instant::now() < until,
+                    "no leader of {replicas:?} within {PATIENCE:?}: {seen:#?}"
+                ),
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

@@ -2,16 +2,14 @@
 //! direction between two places has a weather of its own.
 //!
 //! All replicas of a cell know each other by the same list of addresses, so an address says where a connection goes
-//! but not where it comes from. That is looked up in `/proc`: which process holds the other end.
+//! but not where it comes from. Each replica is made to connect from an address of its own in `127.0.0.0/8` for that.
 
 use std::collections::HashMap;
-use std::io;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,8 +25,23 @@ use super::network::{CLIENTS, Host};
 const PIECE_BYTES: usize = 4096;
 /// Most pieces on their way in one direction of a connection: then the sender has to wait, as with TCP's window.
 const MOST_PIECES: usize = 256;
+/// Replicas connect from the addresses `127.0.0.101` and up, clients from `127.0.0.1`.
+const FIRST_ADDRESS: u8 = 100;
 /// What a lost piece costs: TCP sends again after 200 ms at least.
 const RETRANSMISSION: Duration = Duration::from_millis(200);
+
+/// The address that this replica connects from, with `BRAMAH_FAULTS_SOURCE` set to it.
+pub(crate) fn address_of(replica: Host) -> String {
+    format!("127.0.0.{}", FIRST_ADDRESS as usize + replica)
+}
+
+/// Who connects from there.
+fn host_at(address: IpAddr) -> Host {
+    match address {
+        IpAddr::V4(address) => Host::from(address.octets()[3].saturating_sub(FIRST_ADDRESS)),
+        IpAddr::V6(_) => CLIENTS,
+    }
+}
 
 /// What one place experiences when it sends to another.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,7 +69,6 @@ pub(crate) struct Forwarder {
 
 struct Paths {
     weather: HashMap<(Host, Host), watch::Sender<Weather>>,
-    processes: Mutex<HashMap<u32, Host>>,
     /// Pieces that some weather has held back, and connections that it broke.
     troubled: AtomicU64,
 }
@@ -65,14 +77,14 @@ impl Forwarder {
     pub(crate) fn start(replicas: usize) -> Self {
         let pairs = (0..=replicas).flat_map(|from| (0..=replicas).map(move |to| (from, to)));
         let weather = pairs.map(|pair| (pair, watch::Sender::default())).collect();
-        let paths = Paths { weather, processes: Mutex::default(), troubled: AtomicU64::new(0) };
+        let paths = Paths { weather, troubled: AtomicU64::new(0) };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         Self { paths: Arc::new(paths), runtime: Some(runtime.expect("a thread and its poll")) }
     }
 
     /// Listens for both kinds of connections to each replica, which itself listens at these addresses. Returns the
     /// addresses to use instead.
-    pub(crate) fn forward_to(&self, replicas: &Vec<(String, String)>) -> Vec<(String, String)> {
+    pub(crate) fn forward_to(&self, replicas: &[(String, String)]) -> Vec<(String, String)> {
         let forward = |(index, (clients, peers)): (usize, &(String, String))| {
             (self.listen(index + 1, clients), self.listen(index + 1, peers))
         };
@@ -90,18 +102,14 @@ impl Forwarder {
             loop {
                 // An accept fails when descriptors are short; the next one may not.
                 match listener.accept().await {
-                    Ok((stream, from)) => drop(tokio::spawn(Arc::clone(&paths).forward(stream, from, to, address.clone()))),
+                    Ok((stream, from)) => {
+                        drop(tokio::spawn(Arc::clone(&paths).forward(stream, from.ip(), to, address.clone())))
+                    }
                     Err(_) => sleep(Duration::from_millis(10)).await,
                 }
             }
         });
         here
-    }
-
-    pub(crate) fn is_run_by(&self, replica: Host, process: u32) {
-        let mut processes = self.paths.processes.lock();
-        processes.retain(|_, host| *host != replica);
-        processes.insert(process, replica);
     }
 
     pub(crate) fn change(&self, from: Host, to: Host, weather: impl Fn(Weather) -> Weather) {
@@ -127,9 +135,8 @@ impl Drop for Forwarder {
 
 impl Paths {
     /// One connection, from its beginning to its end.
-    async fn forward(self: Arc<Self>, stream: TcpStream, from: SocketAddr, to: Host, address: String) {
-        let Ok(here) = stream.local_addr() else { return };
-        let Some(source) = self.host_behind(from, here).await else { return };
+    async fn forward(self: Arc<Self>, stream: TcpStream, from: IpAddr, to: Host, address: String) {
+        let source = host_at(from);
         // Its first packets would be lost.
         for pair in [(source, to), (to, source)] {
             self.wait_until_open(pair).await;
@@ -187,18 +194,6 @@ impl Paths {
             let _ = weather.wait_for(|weather| !weather.cut).await;
         }
     }
-
-    /// The place of the process that holds the other end of a connection from this address; none if it is gone.
-    async fn host_behind(&self, source: SocketAddr, here: SocketAddr) -> Option<Host> {
-        let processes: Vec<(u32, Host)> =
-            self.processes.lock().iter().map(|(process, host)| (*process, *host)).collect();
-        let find = move || -> io::Result<Option<Host>> {
-            let Some(inode) = inode_of(source, here)? else { return Ok(None) };
-            let holds = |(process, _): &&(u32, Host)| holds(*process, &inode).unwrap_or(false);
-            Ok(Some(processes.iter().find(holds).map_or(CLIENTS, |(_, host)| *host)))
-        };
-        tokio::task::spawn_blocking(find).await.ok()?.expect("/proc can be read")
-    }
 }
 
 /// When the next piece arrives.
@@ -234,35 +229,4 @@ impl Due {
         let breaks = self.random.random_ratio(weather.reset_per_mille, 1000);
         (self.last, self.last > now, breaks)
     }
-}
-
-/// The inode of the socket that connects these two, as `/proc/net/tcp` has it. The source alone doesn't tell: its port
-/// may serve for connections to other places too.
-fn inode_of(source: SocketAddr, target: SocketAddr) -> io::Result<Option<String>> {
-    let wanted = [source, target].map(written);
-    let table = std::fs::read_to_string("/proc/net/tcp")?;
-    let fields = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let line = table.lines().map(fields).find(|fields| fields.get(1..3) == Some(&wanted[..]));
-    Ok(line.and_then(|fields| fields.get(9).cloned()))
-}
-
-/// An address of IPv4 as `/proc/net/tcp` writes it.
-fn written(address: SocketAddr) -> String {
-    match address {
-        SocketAddr::V4(address) => {
-            format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port())
-        }
-        SocketAddr::V6(address) => unreachable!("nobody listens at {address}"),
-    }
-}
-
-fn holds(process: u32, inode: &str) -> io::Result<bool> {
-    let wanted = format!("socket:[{inode}]");
-    for entry in std::fs::read_dir(format!("/proc/{process}/fd"))? {
-        // One may be closed while we look.
-        if std::fs::read_link(entry?.path()).is_ok_and(|link| link.as_os_str() == wanted.as_str()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

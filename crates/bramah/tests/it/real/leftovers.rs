@@ -41,7 +41,8 @@ fn remove_links() {
 fn remove_mounts() {
     let list = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let points = list.lines().filter_map(|line| line.split(' ').nth(1));
-    let orphan = |point: &&str| Path::new(point).iter().any(|part| is_orphan(&part.to_string_lossy(), PREFIX));
+    let orphan =
+        |point: &&str| Path::new(point).iter().any(|part| is_orphan(&part.to_string_lossy(), PREFIX));
     for point in points.filter(orphan) {
         report(tool("umount", &["--lazy", point]));
     }

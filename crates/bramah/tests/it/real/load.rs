@@ -235,7 +235,9 @@ impl Worker {
         let Outcome::Answered(answer) = outcome else { return false };
         let number = key.bytes().last().map_or(0, |digit| usize::from(digit - b'0'));
         match answer {
-            Answer::Contents { generation, .. } | Answer::Written { generation, .. } => self.seen[number] = *generation,
+            Answer::Contents { generation, .. } | Answer::Written { generation, .. } => {
+                self.seen[number] = *generation
+            }
             _ => {}
         }
         if !call.only_reads() && !matches!(answer, Answer::Refused(_)) {

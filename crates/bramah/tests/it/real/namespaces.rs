@@ -39,7 +39,8 @@ impl Namespaces {
     pub(crate) fn make(cell: u32, replicas: usize) -> Result<Self, String> {
         let pid = std::process::id();
         let link = format!("{LINK_PREFIX}{pid}{}", char::from(b'a' + (cell % 26) as u8));
-        let made = Self { prefix: format!("{PREFIX}{pid}-{cell}-"), link, subnet: free_subnet(pid)?, replicas };
+        let made =
+            Self { prefix: format!("{PREFIX}{pid}-{cell}-"), link, subnet: free_subnet(pid)?, replicas };
         made.make_bridge()?;
         for replica in 1..=replicas {
             made.make_namespace(replica)?;
@@ -139,7 +140,8 @@ impl Namespaces {
             let (name, link) = (self.name(replica), self.link_of(replica));
             held += dropped(&self.nft(replica, "list table ip bramah").unwrap_or_else(|why| panic!("{why}")));
             for chain in ["input", "output"] {
-                self.nft(replica, &format!("flush chain ip bramah {chain}")).unwrap_or_else(|why| panic!("{why}"));
+                self.nft(replica, &format!("flush chain ip bramah {chain}"))
+                    .unwrap_or_else(|why| panic!("{why}"));
             }
             held += unshape(&["-n", &name], "eth0") + unshape(&[], &link);
         }

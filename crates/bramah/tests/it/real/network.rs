@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bramah::demo::cell::free_ports;
 
-use super::forwarder::{Forwarder, Weather};
+use super::forwarder::{self, Forwarder, Weather};
 use super::namespaces::{self, Namespaces};
 use super::tool::say;
 use crate::support::Layout;
@@ -67,7 +67,8 @@ impl Network {
             Self::Forwarder(forwarder) => {
                 let ports = free_ports(2 * replicas).expect("free ports");
                 let address = |port: u16| format!("127.0.0.1:{port}");
-                let listen = ports.chunks(2).map(|ports| (address(ports[0]), address(ports[1]))).collect();
+                let listen: Vec<_> =
+                    ports.chunks(2).map(|ports| (address(ports[0]), address(ports[1]))).collect();
                 let found = forwarder.forward_to(&listen);
                 Layout { listen, ..Layout::of(found) }
             }
@@ -75,18 +76,19 @@ impl Network {
     }
 
     /// The command that runs a replica at its place.
-    pub(crate) fn enclose(&self, replica: Host, command: Command) -> Command {
+    pub(crate) fn enclose(&self, replica: Host, mut command: Command) -> Command {
         match self {
             Self::Namespaces(namespaces) => namespaces.enclose(replica, &command),
-            Self::Forwarder(_) => command,
+            Self::Forwarder(_) => {
+                command.env("BRAMAH_FAULTS_SOURCE", forwarder::address_of(replica));
+                command
+            }
         }
     }
 
-    /// A replica is this process from now on.
-    pub(crate) fn is_run_by(&self, replica: Host, process: u32) {
-        if let Self::Forwarder(forwarder) = self {
-            forwarder.is_run_by(replica, process);
-        }
+    /// Whether replicas have to be started with the library of faults for it.
+    pub(crate) fn needs_faults(&self) -> bool {
+        matches!(self, Self::Forwarder(_))
     }
 
     /// Nothing gets from one to the other any more; the way back stays open.

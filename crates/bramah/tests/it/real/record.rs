@@ -5,6 +5,7 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use bramah_client::Client;
+use bramah_sim::check::linear;
 use bramah_sim::history::{Answer, Call, History, Operation, Outcome, Recorder};
 
 use super::load::{COUNTERS, FILES, counter, file};
@@ -52,9 +53,12 @@ impl Record {
     }
 }
 
-/// Everything that is wrong with a history.
+/// Everything that is wrong with a history, and whatever no judge could decide.
 fn findings(history: &History) -> Vec<String> {
-    (0..COUNTERS).filter_map(|number| miscount(history, &counter(number))).collect()
+    let linear = linear::check(history, linear::STEPS);
+    say(&linear.to_string());
+    let miscounts = (0..COUNTERS).filter_map(|number| miscount(history, &counter(number)));
+    miscounts.chain(linear.anomalies).chain(linear.undecided).collect()
 }
 
 /// Spec S-6, G-1: a counter's last value is the number of acknowledged increments, and at most of those whose outcome is
@@ -62,17 +66,18 @@ fn findings(history: &History) -> Vec<String> {
 fn miscount(history: &History, key: &str) -> Option<String> {
     let of_key = |operation: &&Operation| &*operation.key == key;
     let adds = |wanted: fn(&Outcome) -> bool| {
-        let add = |operation: &&Operation| matches!(operation.call, Call::Add { .. }) && wanted(&operation.outcome);
+        let add =
+            |operation: &&Operation| matches!(operation.call, Call::Add { .. }) && wanted(&operation.outcome);
         history.operations.iter().filter(of_key).filter(add).count() as i64
     };
     let acknowledged = adds(|outcome| matches!(outcome, Outcome::Answered(Answer::Value { .. })));
     let unknown = adds(|outcome| matches!(outcome, Outcome::Unknown { .. }));
     let last = |operation: &&Operation| operation.client == LAST_READER;
-    let values = history.operations.iter().filter(of_key).filter(last).map(|read| match read.outcome {
+    let mut values = history.operations.iter().filter(of_key).filter(last).map(|read| match read.outcome {
         Outcome::Answered(Answer::Value { value }) => value,
         _ => -1,
     });
-    let wrong = values.filter(|value| !(acknowledged..=acknowledged + unknown).contains(value)).next()?;
+    let wrong = values.find(|value| !(acknowledged..=acknowledged + unknown).contains(value))?;
     Some(format!("{key} is {wrong} after {acknowledged} acknowledged and {unknown} unknown increments"))
 }
 

@@ -1,10 +1,13 @@
-// Loaded before the C library into a replica (LD_PRELOAD): a wall clock that is wrong, a disk that fails.
-// A test tells what is wrong by files, so it can change while the replica runs.
+// Loaded before the C library into a replica (LD_PRELOAD): a wall clock that is wrong, a disk that fails, and an address
+// that it connects from. A test tells what is wrong by files, so that it can change while the replica runs.
 
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
@@ -61,4 +64,19 @@ int fsync(int file) { return fails('s') ? -1 : syscall(SYS_fsync, file); }
 
 ssize_t pwrite64(int file, const void *bytes, size_t count, off64_t offset) {
     return fails('w') ? -1 : syscall(SYS_pwrite64, file, bytes, count, offset);
+}
+
+// Connections over IPv4 come from BRAMAH_FAULTS_SOURCE.
+int connect(int file, const struct sockaddr *to, socklen_t length) {
+    const char *source = getenv("BRAMAH_FAULTS_SOURCE");
+    if (source && to->sa_family == AF_INET) {
+        struct sockaddr_in from = {.sin_family = AF_INET};
+        int on = 1;
+        // The port is chosen when the target is known: it may serve for connections to several.
+        if (setsockopt(file, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on) != 0 ||
+            inet_pton(AF_INET, source, &from.sin_addr) != 1 ||
+            bind(file, (struct sockaddr *)&from, sizeof from) != 0)
+            return -1;
+    }
+    return syscall(SYS_connect, file, to, length);
 }
