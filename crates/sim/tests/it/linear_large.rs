@@ -158,12 +158,10 @@ fn a_million_operations_on_a_thousand_keys() {
     }
 }
 
-/// Long histories of few keys with an unknown outcome in fifty, and shorter ones with one in ten.
+/// Long histories of few keys with an unknown outcome in fifty, and shorter ones with one in ten and one in five.
 #[test]
 fn many_unknown_outcomes() {
-    for (keys, each, clients, unknown) in
-        [(50, 2000, 32, 20), (100, 1000, 16, 30), (100, 1000, 16, 50), (100, 1000, 16, 100)]
-    {
+    for (keys, each, clients, unknown) in [(10, 10_000, 32, 20), (100, 1000, 16, 100), (100, 1000, 16, 200)] {
         let history = history(keys, each, clients, unknown);
         let start = Instant::now();
         let report = linear::check(&history, STEPS);
@@ -173,7 +171,7 @@ fn many_unknown_outcomes() {
             start.elapsed(),
             report.undecided.len()
         );
-        assert!(report.anomalies.is_empty(), "{report}");
+        assert!(report.is_clean(), "{report}");
     }
 }
 
@@ -192,6 +190,34 @@ fn one_wrong_answer_in_a_hundred_thousand_is_found() {
         println!("{}", report.anomalies[0]);
         assert!(report.anomalies[0].contains(&culprit), "{culprit} is not in {report}");
     }
+}
+
+/// Unknown outcomes make wrong answers harder to refute, but seldom too hard: of fifty, each on a key with one unknown
+/// outcome in twenty, none may be taken for right, and few may stay undecided.
+#[test]
+fn wrong_answers_among_unknown_outcomes() {
+    let mut wrong = history(50, 400, 16, 50);
+    let mut bent: Vec<_> = Vec::new();
+    for (place, operation) in wrong.operations.iter_mut().enumerate() {
+        let of_key = place / 400;
+        if place % 400 >= 250
+            && bent.len() == of_key
+            && (bend_value(&mut operation.outcome) || bend_generation(&mut operation.outcome))
+        {
+            bent.push(operation.to_string());
+        }
+    }
+    let start = Instant::now();
+    let report = linear::check(&wrong, 1_000_000);
+    let refuted = report.anomalies.len() as u64 + report.undescribed;
+    println!(
+        "{refuted} of {} wrong answers refuted, {} undecided, in {:?}",
+        bent.len(),
+        report.undecided.len(),
+        start.elapsed()
+    );
+    assert_eq!((bent.len(), refuted + report.undecided.len() as u64), (50, 50), "{report}");
+    assert!(refuted >= 45, "{report}");
 }
 
 fn bend_value(outcome: &mut Outcome) -> bool {
