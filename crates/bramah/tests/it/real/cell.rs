@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bramah_client::{Client, ReplicaStatus, Route};
+use bramah_sim::check::digests;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
@@ -311,24 +312,25 @@ impl RealCell {
         for replica in 1..=self.count() {
             record.read_all_through(self.client_only_at(replica).await).await;
         }
-        self.converge().await;
-        record.judge();
+        record.judge(&self.converge().await);
         say(&format!("took {:?}", self.began.elapsed()));
     }
 
-    /// Waits until all have the same digest of the same entry.
-    async fn converge(&self) {
-        eventually("all have the same digest of the same entry", async || {
-            let mut digests = BTreeSet::new();
+    /// Waits until all have applied the same entries, and tells all digests that were seen on the way.
+    async fn converge(&self) -> Vec<digests::Record> {
+        let mut seen = Vec::new();
+        eventually("all have applied the same entries", async || {
+            let mut indexes = BTreeSet::new();
             for replica in 1..=self.count() {
                 let Some(status) = self.status(replica, true).await else { return false };
-                digests.insert((status.digest_index, status.digest));
+                indexes.insert(status.digest_index);
+                let digest = status.digest.expect("it was asked for");
+                seen.push(digests::Record { replica: replica as u64, applied: status.digest_index, digest });
             }
-            let indexes: BTreeSet<u64> = digests.iter().map(|(index, _)| *index).collect();
-            assert_eq!(indexes.len(), digests.len(), "two states of one entry: {digests:?}");
-            digests.len() == 1
+            indexes.len() == 1
         })
         .await;
+        seen
     }
 
     fn show_logs(&mut self) {

@@ -1,11 +1,13 @@
 //! What the clients of a scenario were told, completed by a last look through each replica, and the judgement.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bramah_client::Client;
-use bramah_sim::check::linear;
+use bramah_sim::check::{Report, digests, exactly_once, linear};
 use bramah_sim::history::{Answer, Call, History, Operation, Outcome, Recorder};
 
 use super::load::{COUNTERS, FILES, counter, file};
@@ -13,6 +15,8 @@ use super::tool::say;
 
 /// Who takes the last look.
 const LAST_READER: u32 = 1_000;
+/// Fewer answers than this show nothing.
+const LEAST_LOAD: u64 = 400;
 
 /// A history that has ended, but for the last look.
 pub(crate) struct Record {
@@ -39,46 +43,37 @@ impl Record {
         client.close().await;
     }
 
-    /// Fails if the cell has broken what it promises.
-    pub(crate) fn judge(self) {
+    /// Fails if the cell has broken what it promises. The digests are those that its replicas had.
+    pub(crate) fn judge(self, digests: &[digests::Record]) {
         let history = self.recorder.history();
         let counts = history.counts();
         say(&format!("{counts:?}"));
-        let findings = findings(&history);
-        if findings.is_empty() {
-            assert!(counts.answered > 500, "{counts:?} is no load");
-            return;
+        assert!(counts.answered > LEAST_LOAD, "{counts:?} is no load");
+        let reports = [
+            linear::check(&history, linear::STEPS),
+            exactly_once::check(&history, &last_values(&history)),
+            digests::check(digests),
+        ];
+        // A replica that is alone has nobody to differ from.
+        let alone = digests.iter().all(|digest| digest.replica == 1);
+        for report in &reports[..if alone { 2 } else { 3 }] {
+            assert!(report.checked > 0, "nothing to judge: {report}");
         }
-        panic!("{}\nthe history is in {}", findings.join("\n"), keep(&history).display());
+        if !reports.iter().all(Report::is_clean) {
+            let findings: Vec<String> = reports.iter().map(Report::to_string).collect();
+            panic!("{}\nthe history is in {}", findings.join("\n"), keep(&history).display());
+        }
     }
 }
 
-/// Everything that is wrong with a history, and whatever no judge could decide.
-fn findings(history: &History) -> Vec<String> {
-    let linear = linear::check(history, linear::STEPS);
-    say(&linear.to_string());
-    let miscounts = (0..COUNTERS).filter_map(|number| miscount(history, &counter(number)));
-    miscounts.chain(linear.anomalies).chain(linear.undecided).collect()
-}
-
-/// Spec S-6, G-1: a counter's last value is the number of acknowledged increments, and at most of those whose outcome is
-/// not known.
-fn miscount(history: &History, key: &str) -> Option<String> {
-    let of_key = |operation: &&Operation| &*operation.key == key;
-    let adds = |wanted: fn(&Outcome) -> bool| {
-        let add =
-            |operation: &&Operation| matches!(operation.call, Call::Add { .. }) && wanted(&operation.outcome);
-        history.operations.iter().filter(of_key).filter(add).count() as i64
-    };
-    let acknowledged = adds(|outcome| matches!(outcome, Outcome::Answered(Answer::Value { .. })));
-    let unknown = adds(|outcome| matches!(outcome, Outcome::Unknown { .. }));
+/// What each counter was in the end.
+fn last_values(history: &History) -> BTreeMap<Arc<str>, i64> {
     let last = |operation: &&Operation| operation.client == LAST_READER;
-    let mut values = history.operations.iter().filter(of_key).filter(last).map(|read| match read.outcome {
-        Outcome::Answered(Answer::Value { value }) => value,
-        _ => -1,
-    });
-    let wrong = values.find(|value| !(acknowledged..=acknowledged + unknown).contains(value))?;
-    Some(format!("{key} is {wrong} after {acknowledged} acknowledged and {unknown} unknown increments"))
+    let value = |operation: &Operation| match operation.outcome {
+        Outcome::Answered(Answer::Value { value }) => Some((Arc::clone(&operation.key), value)),
+        _ => None,
+    };
+    history.operations.iter().filter(last).filter_map(value).collect()
 }
 
 /// Writes a history where it can be looked at afterwards.
