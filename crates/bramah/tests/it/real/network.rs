@@ -50,7 +50,7 @@ impl Network {
 
     /// One that can delay.
     pub(crate) fn forwarder(replicas: usize) -> Self {
-        say("real: forwarder on loopback, because no kernel is sure to have netem");
+        say("real: forwarder on loopback, because the scenario asks for it: namespaces don't delay");
         Self::Forwarder(Forwarder::start(replicas))
     }
 

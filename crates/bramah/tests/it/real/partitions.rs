@@ -30,6 +30,30 @@ async fn an_isolated_leader_serves_nobody() {
     cell.finish(load).await;
 }
 
+/// Spec G-1, G-2: five replicas part into two with the leader and three without: only the three serve.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_with_a_minority_serves_nobody() {
+    let Some(cell) = RealCell::start(Plan { replicas: 5, ..Plan::default() }).await else { return };
+    let load = Load::start(&cell).await;
+    let leader = cell.leader().await;
+    let (with_it, others) =
+        cell.others(leader).split_first().map(|(one, rest)| (*one, rest.to_vec())).expect("four");
+    for other in &others {
+        cell.network.cut(leader, *other);
+        cell.network.cut(with_it, *other);
+    }
+    let next = cell.leader_of(&others).await;
+    load.progresses(200).await;
+    for cut_off in [leader, with_it] {
+        let status = cell.status(cut_off, false).await.expect("clients reach it");
+        assert!(status.leader.is_none_or(|leader| leader.replica as usize != next), "it hears the others");
+        assert_ne!(status.role, "leader", "replica {cut_off} leads without a majority");
+    }
+    assert!(cell.network.heal() > 0, "the partition has stopped nothing");
+    load.progresses(100).await;
+    cell.finish(load).await;
+}
+
 /// Spec G-6: a follower that was cut off and comes back finds the same leader in the same term.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_isolated_follower_deposes_nobody() {
@@ -51,7 +75,17 @@ async fn an_isolated_follower_deposes_nobody() {
 /// Spec G-1: when nobody reaches anybody nothing is acknowledged; afterwards all goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cell_in_pieces_waits() {
-    let Some(cell) = RealCell::start(Plan::default()).await else { return };
+    wait_in_pieces(Plan::default()).await;
+}
+
+/// The same over the forwarder, also where there is something better: it has to do elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cell_in_pieces_waits_over_the_forwarder() {
+    wait_in_pieces(Plan { delays: true, ..Plan::default() }).await;
+}
+
+async fn wait_in_pieces(plan: Plan) {
+    let Some(cell) = RealCell::start(plan).await else { return };
     let load = Load::start(&cell).await;
     (1..=cell.count()).for_each(|replica| cell.network.isolate(replica, cell.count()));
     load.is_silent_for(Duration::from_millis(500)).await;
