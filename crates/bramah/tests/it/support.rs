@@ -165,6 +165,17 @@ impl Replica {
         kill_process(pid, signal).expect("it is our child and has not been waited for");
     }
 
+    /// Whether SIGSTOP has reached all its threads: it takes a moment.
+    pub(crate) fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it is our child");
+        let stopped = |thread: std::fs::DirEntry| {
+            // A thread that has ended meanwhile does nothing either.
+            let state = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            state.lines().all(|line| !line.starts_with("State:") || line.contains('T'))
+        };
+        threads.flatten().all(stopped)
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("it is our child").is_none()
     }

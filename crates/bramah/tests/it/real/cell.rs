@@ -185,9 +185,10 @@ impl RealCell {
         (status, log)
     }
 
-    /// SIGSTOP.
-    pub(crate) fn pause(&self, replica: Host) {
+    /// SIGSTOP; returns when it stands still.
+    pub(crate) async fn pause(&self, replica: Host) {
         self.process(replica).signal(Signal::STOP);
+        eventually("it stands still", async || self.process(replica).stands_still()).await;
     }
 
     /// SIGCONT.

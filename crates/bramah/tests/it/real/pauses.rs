@@ -16,7 +16,7 @@ async fn a_paused_leader_answers_nothing_stale() {
     for _ in 0..2 {
         let leader = cell.leader().await;
         let term = cell.term(leader).await;
-        cell.pause(leader);
+        cell.pause(leader).await;
         let next = cell.leader_of(&cell.others(leader)).await;
         tokio::time::sleep(PAUSE).await;
         load.progresses(100).await;
@@ -34,7 +34,7 @@ async fn a_paused_follower_deposes_nobody() {
     let load = Load::start(&cell).await;
     let leader = cell.leader().await;
     let follower = cell.others(leader)[0];
-    cell.pause(follower);
+    cell.pause(follower).await;
     assert!(cell.status(follower, false).await.is_none(), "it answers, so it doesn't stand still");
     let term = cell.term(leader).await;
     load.progresses(200).await;
