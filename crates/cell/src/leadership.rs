@@ -107,7 +107,10 @@ fn seen_now(raft: &CellRaft, heard: &LastHeard, lease: Duration) -> Leadership {
     });
     let here =
         metrics.state == ServerState::Leader && leader.as_ref().is_some_and(|(id, _)| *id == metrics.id);
-    Leadership { term: metrics.vote.leader_id().term, leader, here, role: role(metrics.state), elections: 0 }
+    // The engine knows no word for a leader that leads no more: it would look as if two replicas led.
+    let state =
+        if metrics.state == ServerState::Leader && !here { ServerState::Follower } else { metrics.state };
+    Leadership { term: metrics.vote.leader_id().term, leader, here, role: role(state), elections: 0 }
 }
 
 fn role(state: ServerState) -> &'static str {

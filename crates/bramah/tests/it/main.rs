@@ -2,9 +2,8 @@
 
 mod commands;
 mod demo;
-mod full_disk;
 mod members;
+mod real;
 mod server;
 mod settings;
-mod storm;
 mod support;

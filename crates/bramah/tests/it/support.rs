@@ -101,6 +101,8 @@ pub(crate) fn json(output: &Output) -> Value {
 pub(crate) struct Layout {
     /// Clients' and peers' address of each replica.
     pub(crate) replicas: Vec<(String, String)>,
+    /// Where each listens for them.
+    pub(crate) listen: Vec<(String, String)>,
     /// The cell's name.
     pub(crate) cell: &'static str,
     /// Whether empty data folders start a new cell.
@@ -111,8 +113,12 @@ impl Layout {
     pub(crate) fn new(replicas: usize) -> Self {
         let ports = free_ports(2 * replicas).expect("free ports");
         let address = |port: u16| format!("127.0.0.1:{port}");
-        let replicas = ports.chunks(2).map(|ports| (address(ports[0]), address(ports[1])));
-        Self { replicas: replicas.collect(), cell: "test", bootstrap: true }
+        Self::of(ports.chunks(2).map(|ports| (address(ports[0]), address(ports[1]))).collect())
+    }
+
+    /// Replicas that listen at their addresses.
+    pub(crate) fn of(replicas: Vec<(String, String)>) -> Self {
+        Self { listen: replicas.clone(), replicas, cell: "test", bootstrap: true }
     }
 
     /// The `--members` of all.
@@ -130,7 +136,7 @@ impl Layout {
 
     /// `bramah server …` for a replica, counted from 1.
     pub(crate) fn server(&self, replica: usize, data: &Path) -> Command {
-        let (clients, peers) = &self.replicas[replica - 1];
+        let (clients, peers) = &self.listen[replica - 1];
         let mut command = bramah(&["server", "--cell", self.cell, "--replica", &replica.to_string()]);
         command.arg(format!("--bootstrap={}", self.bootstrap));
         command.args(["--members", &self.members(), "--clients-listen", clients, "--peers-listen", peers]);
@@ -159,8 +165,25 @@ impl Replica {
         kill_process(pid, signal).expect("it is our child and has not been waited for");
     }
 
+    /// Whether SIGSTOP has reached all its threads: it takes a moment.
+    pub(crate) fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it is our child");
+        let stopped = |thread: std::fs::DirEntry| {
+            // A thread that has ended meanwhile does nothing either.
+            let state = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            state.lines().all(|line| !line.starts_with("State:") || line.contains('T'))
+        };
+        threads.flatten().all(stopped)
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("it is our child").is_none()
+    }
+
+    /// Ends it with SIGKILL if it still runs, and returns what it had logged.
+    pub(crate) fn kill(mut self) -> String {
+        self.child.kill().expect("it is our child");
+        self.wait().1
     }
 
     /// Waits for its end by itself, and returns how it ended and what it had logged.

@@ -199,7 +199,8 @@ async fn a_leader_that_is_cut_off_steps_down_first() {
         }
     };
     tokio::time::timeout(LIMIT, elected).await.expect("another is elected").expect("the replicas run");
-    assert!(!trio.cell(old).leadership().borrow().here, "two replicas call themselves the leader");
+    let of_old = trio.cell(old).leadership().borrow().clone();
+    assert!(!of_old.here && of_old.role != "leader", "two replicas call themselves the leader: {of_old:?}");
     trio.cable(old).plug();
     add(trio.cell(old), "after", 1).await.expect("it follows now");
     assert_eq!(hits(trio.cell(old)).await, 2);
