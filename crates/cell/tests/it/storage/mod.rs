@@ -3,6 +3,7 @@
 mod crashes;
 mod damage;
 mod data_folder;
+mod flips;
 mod full_disk;
 mod gated_disk;
 mod group_sync;
@@ -29,6 +30,7 @@ use openraft::type_config::alias::{
 type Entry = EntryOf<TypeConfig>;
 type LogId = LogIdOf<TypeConfig>;
 type Vote = VoteOf<TypeConfig>;
+type Meta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
 /// Resolves when an append is on the disk.
 type Flushed = OneshotReceiverOf<TypeConfig, io::Result<()>>;
 

@@ -52,15 +52,6 @@ impl SimDisk {
         self.cut.set(changes);
     }
 
-    /// Lets work pile up until [`SimDisk::resume`].
-    pub(crate) fn pause(&self) {
-        self.turns.pause();
-    }
-
-    pub(crate) fn resume(&self) {
-        self.turns.resume();
-    }
-
     /// Gives every worker a turn, as if its time had come.
     pub(crate) fn tick(&self) {
         self.turns.tick();

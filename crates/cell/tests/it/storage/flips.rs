@@ -1,0 +1,121 @@
+//! Bits that turn over while nobody looks: each one that means something is noticed, and none changes anything.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use bramah_cell::data_folder::DataFolder;
+use futures_util::FutureExt;
+use openraft::storage::{RaftLogReader, RaftLogStorage};
+
+use super::sim_disk::SimDisk;
+use super::{Entry, IDENTITY, LogId, Meta, Vote, append, block_on, entry, log_id, small, vote};
+
+const FOLDER: &str = "/data";
+const BODY: &[u8] = b"what the replica remembers, in a few hundred bytes: ";
+
+/// All that a folder says.
+#[derive(Debug, PartialEq)]
+struct Said {
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+    entries: Vec<Entry>,
+    snapshot: Option<(Meta, Vec<u8>)>,
+}
+
+fn folder(disk: &SimDisk) -> Result<DataFolder, String> {
+    let opened =
+        DataFolder::open(disk.shared(), Path::new(FOLDER), "main", IDENTITY.cell_id, IDENTITY.replica);
+    opened.map_err(|error| error.to_string())
+}
+
+fn said(disk: &SimDisk) -> Result<Said, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let mut folder = folder(disk)?;
+    let mut log = folder.open_log(small()).map_err(|error| error.to_string())?;
+    let entries = log.try_get_log_entries(0..u64::MAX).now_or_never().expect("no wait").map_err(text)?;
+    let vote = log.read_vote().now_or_never().expect("no wait").map_err(text)?;
+    let state = log.get_log_state().now_or_never().expect("no wait").map_err(text)?;
+    let snapshot = match folder.open_snapshots().map_err(text)?.newest() {
+        None => None,
+        Some(file) => {
+            let mut bytes = Vec::new();
+            file.body().and_then(|mut body| body.read_to_end(&mut bytes)).map_err(text)?;
+            Some((file.meta().clone(), bytes))
+        }
+    };
+    Ok(Said { vote, purged: state.last_purged_log_id, entries, snapshot })
+}
+
+/// A folder that was closed as it should be, with every kind of file and record in it.
+fn written() -> SimDisk {
+    let disk = SimDisk::default();
+    block_on(async {
+        let mut folder = folder(&disk).expect("a folder");
+        let mut log = folder.open_log(small()).expect("a log");
+        log.save_vote(&vote(3, true)).await.expect("a vote");
+        append(&mut log, (0..3).map(|index| entry(2, index, 60)).collect()).await.expect("an append");
+        log.truncate_after(Some(log_id(2, 1))).await.expect("a truncation");
+        append(&mut log, (2..4).map(|index| entry(3, index, 60)).collect()).await.expect("an append");
+        let meta = Meta { last_log_id: Some(log_id(2, 1)), ..Meta::default() };
+        let snapshots = folder.open_snapshots().expect("snapshots");
+        snapshots.write(meta, |body| body.write_all(&BODY.repeat(6))).expect("a snapshot");
+        log.purge(log_id(2, 0)).await.expect("a purge");
+        log.close().await;
+    });
+    disk.copy()
+}
+
+/// Every bit of what was written, and of the zeros around it one in each place where a record or field could begin.
+fn bits(contents: &[u8]) -> Vec<(u64, u8)> {
+    let mut bits = Vec::new();
+    for at in 0..contents.len() {
+        let near = &contents[at.saturating_sub(16)..contents.len().min(at + 16)];
+        let written = near.iter().any(|byte| *byte != 0);
+        match written {
+            true => bits.extend((0..8).map(|bit| (at as u64, bit))),
+            false if at % 8 == 0 => bits.push((at as u64, (at / 8 % 8) as u8)),
+            false => {}
+        }
+    }
+    bits
+}
+
+/// Spec G-4: whichever bit of whichever file turns over at rest, the folder says what it said, or refuses with the
+/// name of the file; of the log and the snapshot also with the place.
+#[test]
+fn every_flipped_bit_is_noticed_or_means_nothing() {
+    let disk = written();
+    let whole = said(&disk.copy()).expect("the folder opens");
+    assert_eq!(whole.entries.len(), 3);
+    let mut tried: BTreeMap<PathBuf, (usize, usize)> = BTreeMap::new();
+    for path in disk.files() {
+        for (at, bit) in bits(&disk.contents(&path)) {
+            let disk = disk.copy();
+            assert!(disk.flip(&path, at, bit));
+            let (noticed, harmless) = tried.entry(path.clone()).or_default();
+            match said(&disk) {
+                Ok(found) => {
+                    assert_eq!(found, whole, "{} byte {at} bit {bit}", path.display());
+                    *harmless += 1;
+                }
+                Err(error) => {
+                    let named = error.contains(&*path.to_string_lossy());
+                    let placed = error.contains("at byte") || path.ends_with("identity");
+                    assert!(named && placed, "{} byte {at} bit {bit}: {error}", path.display());
+                    *noticed += 1;
+                }
+            }
+        }
+    }
+    println!("noticed and harmless flips: {tried:?}");
+    let noticed = |name: &str| tried[&Path::new(FOLDER).join(name)].0;
+    // Every bit of the head and of every record, but not of the mark at the end, which says nothing new. Records
+    // of five entries, a truncation and a purge; padding carries nothing.
+    assert_eq!(noticed("log/segment-0000000000000001"), 8 * (56 + 5 * (56 + 60) + 2 * 56));
+    assert!(noticed("identity") >= 8 * 100);
+    let snapshot = Path::new(FOLDER).join("snapshots/snapshot-1-2");
+    assert_eq!(tried[&snapshot], (8 * disk.contents(&snapshot).len(), 0));
+    // Its other copy is whole.
+    assert_eq!(noticed("log/control"), 0);
+}
