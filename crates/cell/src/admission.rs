@@ -344,6 +344,7 @@ async fn ask_all(cell: &Cell, network: &PeerNetwork, phase: Phase) -> Result<Rea
                 Err(status) => answers.push(format!("{address}: {}", status.message())),
             }
         }
+        learn_addresses(cell, network).await;
         let answers = answers.join("; ");
         *cell.admission().waits_for.lock() = format!(" ({answers})");
         if logged.elapsed() >= LOG_EVERY {
@@ -351,6 +352,15 @@ async fn ask_all(cell: &Cell, network: &PeerNetwork, phase: Phase) -> Result<Rea
             tracing::warn!(?phase, answers, "no member could help this replica yet");
         }
         sleep(PAUSE).await;
+    }
+}
+
+/// Whoever answers may know members that this replica's settings don't name.
+async fn learn_addresses(cell: &Cell, network: &PeerNetwork) {
+    let known = network.roster.others(cell.replica());
+    let answers = join_all(known.iter().map(|address| introduce(cell, network, address))).await;
+    for reply in answers.into_iter().flatten() {
+        network.roster.heard(reply.peers);
     }
 }
 

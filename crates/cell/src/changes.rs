@@ -69,6 +69,11 @@ impl Changes {
         Self { raft, machine, roster, replica, one: Mutex::new(()) }
     }
 
+    /// Where the members are reached by their peers, as far as this replica knows.
+    pub(crate) fn peers(&self) -> Vec<String> {
+        self.roster.agreed()
+    }
+
     /// What a replica is to the cell, as this replica has applied it; only "removed" stays true.
     pub(crate) fn standing(&self, id: ReplicaId) -> Standing {
         let view = self.machine.view();

@@ -11,6 +11,9 @@ use parking_lot::Mutex;
 
 use crate::consensus::{Member, ReplicaId};
 
+/// Addresses of replicas without numbers that are kept.
+const MOST_SEEDS: usize = 32;
+
 /// The members' addresses. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Roster(Arc<Mutex<Table>>);
@@ -80,6 +83,24 @@ impl Roster {
         known.filter(|address| Some(*address) != own).cloned().collect()
     }
 
+    /// The peers' addresses of the members that the cell has agreed on.
+    pub(crate) fn agreed(&self) -> Vec<String> {
+        self.0.lock().agreed.values().map(|member| member.peer_address.clone()).collect()
+    }
+
+    /// Another replica says that members are reached here. The newest of such addresses are kept: the settings of
+    /// a replica that was away may name nobody who is still a member.
+    pub(crate) fn heard(&self, addresses: Vec<String>) {
+        let mut table = self.0.lock();
+        for address in addresses {
+            if !table.seeds.contains(&address) {
+                table.seeds.push(address);
+            }
+        }
+        let surplus = table.seeds.len().saturating_sub(MOST_SEEDS);
+        table.seeds.drain(..surplus);
+    }
+
     /// The members and their addresses, for people.
     pub(crate) fn describe(&self) -> String {
         let table = self.0.lock();
@@ -112,5 +133,16 @@ mod tests {
         assert_eq!(roster.peer_address(1, &member(9)), "a:1", "there is no other address");
         assert_eq!(roster.others(1), ["a:2", "a:20", "c:3"].map(str::to_owned).into());
         assert_eq!(roster.describe(), "1 (a:1), 2 (a:2)");
+    }
+
+    /// A replica whose settings are old finds the members through whoever knows one of them.
+    #[test]
+    fn addresses_that_others_name_are_tried_too_and_are_bounded() {
+        let roster = Roster::new(&[(1, member(1))], &[]);
+        roster.heard(vec!["d:7".to_owned(), "d:7".to_owned()]);
+        assert_eq!(roster.others(1), ["d:7".to_owned()].into());
+        roster.heard((0..100).map(|port| format!("e:{port}")).collect());
+        assert_eq!(roster.others(1).len(), MOST_SEEDS);
+        assert!(roster.others(1).contains("e:99"), "the newest stay");
     }
 }

@@ -349,6 +349,7 @@ impl PeerApi for PeerService {
                 Standing::Removed => WireStanding::Removed,
             }
             .into(),
+            peers: self.changes.peers(),
         }))
     }
 
