@@ -39,6 +39,7 @@ Usage: cargo xtask COMMAND [OPTIONS]
                          --seeds N    (64)
                          --seed S     one seed again, with a picture of what happened
                          --bugs       plant each known bug, and see that the storm finds it
+                         --leader-crashes N  how long nobody is served after each, as a picture
                          --jobs N     at once (as many as there are cores)
                          --json       one object on one line at the end
                          --faults A,B --seconds S --replicas N --think MS --bug NAME: as `bramah-storm --help` says";

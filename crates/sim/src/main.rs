@@ -22,6 +22,7 @@ Options:
   --seconds N       simulated seconds in which faults strike (30)
   --replicas N      3 or 5 (by the seed)
   --faults A,B      only these faults; 'all', or 'none' for calm (by the seed)
+  --far-apart 1     replicas on different continents, timed for it; 0: side by side
   --think MS        longest pause between two calls of a worker (300)
   --leader-crashes N  instead of faults: so many leaders crash, and the time until somebody is served is measured
   --bug NAME        a built-in error that the storm must find; --list-bugs names them
@@ -125,6 +126,9 @@ impl Options {
             "json" => self.json = true,
             "seconds" => self.plan.seconds = number()?,
             "replicas" => self.plan.replicas = number()?,
+            "far-apart" => {
+                (self.plan.far_apart, self.plan.quantum_ms) = (number()? > 0, 20);
+            }
             "think" => self.plan.think = Duration::from_millis(number()?),
             "faults" => self.plan.choose_faults(&value)?,
             "timeline" => self.timeline = Some(value.into()),

@@ -2,7 +2,6 @@
 
 use rand::RngExt;
 
-use crate::engine::network::Link;
 use super::Fault;
 use crate::storm::Storm;
 
@@ -22,9 +21,10 @@ impl Fault for Delay {
         let longest = storm.random().random_range(10..400);
         let lasts = storm.random().random_range(500..6_000);
         let before = storm.network().counts();
+        let usual = storm.network().usual().delay_ms;
         storm.network().set_link(from, to, |link| link.delay_ms = (1, longest));
         storm.later(lasts, move |storm| {
-            storm.network().set_link(from, to, |link| link.delay_ms = Link::default().delay_ms);
+            storm.network().set_link(from, to, |link| link.delay_ms = usual);
             let after = storm.network().counts();
             storm.fired_if("delay", after.delayed > before.delayed);
             storm.fired_if("reordering", after.overtook > before.overtook);

@@ -54,7 +54,7 @@ pub(super) fn judge(storm: Storm, began: std::time::Instant) -> Report {
     let history = storm.recorder.history();
     let linear = linear::check(&history, linear::STEPS);
     let [events, sessions] = storm.watch.judge(rules(&storm));
-    let others = [exactly_once::check(&history, &finals(&storm)), digests::check(&digests_of(&storm))];
+    let others = [exactly_once::check(&history, &finals(&storm)), digests::check(&storm.digests)];
     let checked = events.checked;
     let mut anomalies = storm.watch.anomalies();
     for report in [&linear, &events, &sessions].into_iter().chain(&others) {
@@ -98,15 +98,4 @@ fn finals(storm: &Storm) -> BTreeMap<Arc<str>, i64> {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// All replicas have applied the same; so they must hold the same (spec G-9).
-fn digests_of(storm: &Storm) -> Vec<digests::Record> {
-    let running = storm.replicas.iter().filter_map(|replica| Some((replica.number, replica.cell()?)));
-    let records = running.map(|(replica, cell)| digests::Record {
-        replica,
-        applied: cell.status().applied_index,
-        digest: cell.view().digest(),
-    });
-    records.collect()
 }

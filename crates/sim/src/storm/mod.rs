@@ -18,7 +18,8 @@ use bramah_cell::{Cell, Change};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::engine::{Engine, HostId, Pace, network::Network};
+use crate::check::digests;
+use crate::engine::{Engine, HostId, Pace, network::{Link, Network}};
 use crate::faults::{self, Fault};
 use crate::history::Recorder;
 use client::Application;
@@ -35,6 +36,10 @@ const CONVERGENCE_LIMIT_MS: u64 = 60_000;
 const LONGEST_CHANGE_MS: u64 = 20_000;
 /// Nothing strikes while the cell starts, in milliseconds.
 const CALM_MS: u64 = 1_500;
+/// How long a packet takes from continent to continent, in milliseconds.
+const FAR_MS: (u64, u64) = (20, 70);
+/// How often the replicas' states are compared, in milliseconds.
+const SAMPLE_MS: u64 = 200;
 /// Pause between two faults, in milliseconds.
 const PAUSE_MS: (u64, u64) = (150, 2_500);
 
@@ -51,6 +56,8 @@ pub struct Plan {
     pub seconds: u64,
     /// Longest pause of a worker of an application between two calls.
     pub think: Duration,
+    /// The machines are on different continents: packets take long, and so do heartbeats and elections.
+    pub far_apart: bool,
     /// Names of the faults that strike; none: calm.
     pub faults: Vec<String>,
     /// An idle machine is run this often, in milliseconds.
@@ -96,6 +103,7 @@ impl Plan {
             applications: 3,
             seconds: 30,
             think: Duration::from_millis(300),
+            far_apart: random.random_ratio(1, 5),
             faults: chosen,
             quantum_ms: 5,
             leader_crashes: 0,
@@ -133,6 +141,8 @@ pub struct Storm {
     leaving: BTreeSet<u64>,
     over: bool,
     failovers_us: Vec<u64>,
+    digests: Vec<digests::Record>,
+    next_sample_ms: u64,
 }
 
 impl std::fmt::Debug for Storm {
@@ -172,12 +182,18 @@ impl Storm {
             leaving: BTreeSet::new(),
             over: false,
             failovers_us: Vec::new(),
+            digests: Vec::new(),
+            next_sample_ms: 0,
             plan,
         };
+        if storm.plan.far_apart {
+            storm.network().set_usual(Link { delay_ms: FAR_MS, ..Link::default() });
+        }
         for number in 1..=storm.plan.replicas {
             let host = storm.engine.add_host(&format!("replica {number}"));
             let seed = storm.random.random();
-            storm.replicas.push(Replica::new(host, number, seed));
+            let far_apart = storm.plan.far_apart;
+            storm.replicas.push(Replica::new(host, number, seed, far_apart));
         }
         for replica in 0..storm.replicas.len() {
             storm.start(replica, Manner::Again);
@@ -263,6 +279,7 @@ impl Storm {
             ));
         }
         self.read_everything();
+        self.sample_digests();
         let purged = self.replicas.iter().filter_map(Replica::cell).filter(|cell| cell.status().purged_index > 0);
         let purged = purged.count() > 0;
         self.fired_if("snapshots and purges", purged);
@@ -322,8 +339,22 @@ impl Storm {
                 self.look_after();
             }
             self.timeline.set_now_ms(self.engine.now_ms());
+            if self.engine.now_ms() >= self.next_sample_ms {
+                self.next_sample_ms = self.engine.now_ms() + SAMPLE_MS;
+                self.sample_digests();
+            }
             while let Some(entry) = self.later.first_entry().filter(|it| it.key().0 <= self.engine.now_ms()) {
                 entry.remove()(self);
+            }
+        }
+    }
+
+    /// Notes the digest of every state; two replicas that have applied the same must have the same (spec G-9).
+    fn sample_digests(&mut self) {
+        for replica in &self.replicas {
+            if let Some(cell) = replica.cell() {
+                let (applied, digest) = (cell.status().applied_index, cell.view().digest());
+                self.digests.push(digests::Record { replica: replica.number, applied, digest });
             }
         }
     }
@@ -598,7 +629,7 @@ impl Storm {
         let number = self.replicas.len() as u64 + 1;
         let host = self.engine.add_host(&format!("replica {number}"));
         let seed = self.random.random();
-        let mut replica = Replica::new(host, number, seed);
+        let mut replica = Replica::new(host, number, seed, self.plan.far_apart);
         replica.joins = true;
         let member = replica.member();
         self.replicas.push(replica);

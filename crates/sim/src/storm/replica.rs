@@ -59,6 +59,7 @@ pub struct Replica {
     /// What its wall clock is off by, in milliseconds.
     pub(super) wall_off_ms: Arc<AtomicI64>,
     pub(super) starts: u64,
+    far_apart: bool,
     /// It came later: it joins the cell, instead of founding it.
     pub(super) joins: bool,
     /// The cell has removed it for good.
@@ -72,7 +73,7 @@ impl std::fmt::Debug for Replica {
 }
 
 impl Replica {
-    pub(super) fn new(host: HostId, number: ReplicaId, seed: u64) -> Self {
+    pub(super) fn new(host: HostId, number: ReplicaId, seed: u64, far_apart: bool) -> Self {
         Self {
             host,
             number,
@@ -80,6 +81,7 @@ impl Replica {
             slot: Arc::default(),
             wall_off_ms: Arc::default(),
             starts: 0,
+            far_apart,
             joins: false,
             retired: false,
         }
@@ -136,7 +138,7 @@ impl Replica {
             replace: manner == Manner::Replace,
             join: if self.joins { known.peers } else { Vec::new() },
             max_connections: 256,
-            tuning: tuning(),
+            tuning: tuning(self.far_apart),
         }
     }
 }
@@ -159,9 +161,16 @@ async fn serve(replica: InPlace, slot: &Mutex<Slot>, number: ReplicaId, watch: W
     }
 }
 
-/// As shipped, but with a log so small that segments, snapshots and purges come all the time.
-fn tuning() -> Tuning {
+/// As shipped, or as an operator sets it for replicas that are far apart; but with a log so small that segments,
+/// snapshots and purges come all the time.
+fn tuning(far_apart: bool) -> Tuning {
+    let ms = Duration::from_millis;
+    let (heartbeat, election_min, election_max) =
+        if far_apart { (ms(500), ms(1_500), ms(2_500)) } else { (ms(50), ms(150), ms(250)) };
     Tuning {
+        heartbeat,
+        election_min,
+        election_max,
         snapshot_log_bytes: 48 << 10,
         log_keep_bytes: 16 << 10,
         log: LogOptions {

@@ -3,9 +3,11 @@
 mod digests;
 mod events;
 mod exactly_once;
+mod engine;
 mod history;
 mod linear;
 mod linear_exhaustive;
 mod linear_large;
 mod sessions;
+mod storms;
 mod story;

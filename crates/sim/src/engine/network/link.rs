@@ -4,7 +4,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 /// How long a packet usually takes, in milliseconds.
-pub(super) const USUAL_MS: (u64, u64) = (1, 3);
+const USUAL_MS: (u64, u64) = (1, 3);
 
 /// The way from one host to another.
 #[derive(Clone, Copy, Debug, PartialEq)]

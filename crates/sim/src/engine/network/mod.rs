@@ -99,6 +99,7 @@ struct Recorded {
 struct State {
     places: Vec<Place>,
     links: BTreeMap<(HostId, HostId), Link>,
+    usual: Link,
     listeners: BTreeMap<(HostId, u16), Listening>,
     connections: BTreeMap<ConnectionId, Connection>,
     next_connection: ConnectionId,
@@ -123,6 +124,7 @@ impl Network {
         Self(Arc::new(Mutex::new(State {
             places: Vec::new(),
             links: BTreeMap::new(),
+            usual: Link::default(),
             listeners: BTreeMap::new(),
             connections: BTreeMap::new(),
             next_connection: 0,
@@ -177,7 +179,19 @@ impl Network {
 
     /// Changes the link from one host to another, one way.
     pub fn set_link(&self, from: HostId, to: HostId, change: impl FnOnce(&mut Link)) {
-        change(self.0.lock().links.entry((from, to)).or_default());
+        let mut state = self.0.lock();
+        let usual = state.usual;
+        change(state.links.entry((from, to)).or_insert(usual));
+    }
+
+    /// How links are that nothing was done to.
+    pub fn usual(&self) -> Link {
+        self.0.lock().usual
+    }
+
+    /// Makes all links so that nothing was done to.
+    pub fn set_usual(&self, usual: Link) {
+        self.0.lock().usual = usual;
     }
 
     /// Makes all links as they were in the beginning.
@@ -274,9 +288,9 @@ impl State {
         let now_ms = super::now_ms().max(self.now_ms);
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let (from, host) = (connection.host(to.other()), connection.host(to));
-        let link = self.links.get(&(from, host)).copied().unwrap_or_default();
+        let link = self.links.get(&(from, host)).copied().unwrap_or(self.usual);
         let delay = link.delay_ms(&mut self.random);
-        self.counts.delayed += u64::from(delay > link::USUAL_MS.1);
+        self.counts.delayed += u64::from(delay > self.usual.delay_ms.1);
         let due = connection.due(to, now_ms + delay);
         self.schedule(due, Due { to: host, connection: number, side: to, packet, sent_ms: now_ms });
     }
@@ -293,7 +307,7 @@ impl State {
             return connection.hold(due.side, due.packet, due.sent_ms);
         }
         let from = connection.host(due.side.other());
-        let link = self.links.get(&(from, due.to)).copied().unwrap_or_default();
+        let link = self.links.get(&(from, due.to)).copied().unwrap_or(self.usual);
         let blocked = link.blocked || !self.places[due.to].powered;
         let lost = !blocked && link.loses(&mut self.random);
         self.counts.blocked += u64::from(blocked);

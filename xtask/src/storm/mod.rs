@@ -1,5 +1,7 @@
 //! `cargo xtask storm`: simulated cells under faults, one process a seed, for as long as wanted.
 
+mod failover;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,6 +45,7 @@ struct Plan {
 
 pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
     let (mut minutes, mut seeds, mut one, mut json, mut bugs) = (None, None, None, false, false);
+    let mut crashes = None;
     let mut jobs = thread::available_parallelism()?.get();
     let mut passed_on = Vec::new();
     while let Some(argument) = arguments.next()? {
@@ -50,10 +53,11 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
             Long("minutes") => minutes = Some(arguments.value()?.parse::<f64>()?),
             Long("seeds") => seeds = Some(arguments.value()?.parse::<u64>()?),
             Long("seed") => one = Some(arguments.value()?.parse::<u64>()?),
+            Long("leader-crashes") => crashes = Some(arguments.value()?.parse::<u64>()?),
             Long("jobs") => jobs = arguments.value()?.parse::<usize>()?.max(1),
             Long("json") => json = true,
             Long("bugs") => bugs = true,
-            Long(name @ ("bug" | "faults" | "seconds" | "replicas" | "think" | "history" | "log")) => {
+            Long(name @ ("bug" | "faults" | "seconds" | "replicas" | "far-apart" | "think" | "history" | "log")) => {
                 let name = format!("--{name}");
                 passed_on.extend([name, arguments.value()?.string()?]);
             }
@@ -65,6 +69,9 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
     let program = build(&root)?;
     if let Some(seed) = one {
         return replay(&root, &program, seed, &passed_on);
+    }
+    if let Some(crashes) = crashes {
+        return failover::run(&root, &program, crashes, jobs, json);
     }
     if bugs {
         let missed = planted_bugs(&program, jobs)?;
