@@ -81,9 +81,9 @@ pub(crate) struct Admission {
     part: Mutex<Part>,
     /// It had voted, or had log entries, when it was started.
     experienced: bool,
-    /// Other founders that have said, since this replica started, that they are new.
+    /// Other founders that have answered, since this replica started, that they are new.
     new: Mutex<BTreeSet<ReplicaId>>,
-    heard_new: Notify,
+    heard_founder: Notify,
     waits_for: Mutex<String>,
 }
 
@@ -94,7 +94,7 @@ impl Admission {
             experienced,
             part: Mutex::new(entrance.map_or(Part::Full, Part::None)),
             new: Mutex::default(),
-            heard_new: Notify::new(),
+            heard_founder: Notify::new(),
             waits_for: Mutex::default(),
         }
     }
@@ -119,18 +119,15 @@ impl Admission {
         *self.part.lock() == Part::None(Entrance::Founding)
     }
 
-    /// Another founder has said that it is new.
-    pub(crate) fn note_new(&self, replica: ReplicaId) {
-        if self.new.lock().insert(replica) {
-            self.heard_new.notify_one();
-        }
+    /// Another founder has answered that it is new.
+    fn note_new(&self, replica: ReplicaId) {
+        self.new.lock().insert(replica);
     }
 
-    /// Waits until so many other founders have said that they are new.
-    async fn heard_new_from(&self, count: usize) {
-        while self.new.lock().len() < count {
-            self.heard_new.notified().await;
-        }
+    /// Another founder has asked: it runs, and is worth asking at once. What it says of itself in a question counts
+    /// for nothing, because a network may deliver a copy of it long after.
+    pub(crate) fn heard_a_founder(&self) {
+        self.heard_founder.notify_one();
     }
 
     /// Refuses to vote, or to stand for election, until this replica is a full member.
@@ -229,11 +226,7 @@ async fn found(cell: &Cell, network: &PeerNetwork) -> bool {
         let asked = others
             .iter()
             .map(|(id, member)| async move { (*id, introduce(cell, network, &member.peer_address).await) });
-        let answers = tokio::select! {
-            answers = join_all(asked) => answers,
-            // They ask, too: that tells as much as their answers.
-            () = cell.admission().heard_new_from(others.len()) => return true,
-        };
+        let answers = join_all(asked).await;
         for (id, _) in answers.iter().filter(|(_, answer)| answer.as_ref().is_ok_and(|reply| reply.new)) {
             cell.admission().note_new(*id);
         }
@@ -264,7 +257,7 @@ async fn found(cell: &Cell, network: &PeerNetwork) -> bool {
                 return true;
             }
         }
-        let _ = timeout(FOUNDING_PAUSE, cell.admission().heard_new_from(others.len())).await;
+        let _ = timeout(FOUNDING_PAUSE, cell.admission().heard_founder.notified()).await;
     }
 }
 
@@ -273,6 +266,29 @@ fn says_that_it_lives(answer: &Result<IntroduceReply, Status>) -> bool {
         Ok(reply) => !reply.new,
         // An older version, which knows nothing of founding.
         Err(status) => status.code() == Code::Unimplemented,
+    }
+}
+
+/// Whether the replica at `address` is this one and waits to be taken in. A request that says so may be a copy of one
+/// that was done long ago; taking out a replica that votes would leave it out for ever.
+pub(crate) async fn waits_to_enter(
+    network: &PeerNetwork,
+    cell: &str,
+    id: ReplicaId,
+    address: &str,
+) -> Result<(), Status> {
+    let request =
+        IntroduceRequest { cell: cell.to_owned(), cell_id: network.cell_id, replica: 0, new: false };
+    let mut client = network.client(address)?;
+    let answer = timeout(INTRODUCE_LIMIT, client.introduce(request)).await;
+    let silent = |_| Status::unavailable(format!("replica {id} does not answer at {address}"));
+    let reply = answer.map_err(silent)??.into_inner();
+    match reply.replica == id && reply.entering {
+        true => Ok(()),
+        false => Err(Status::failed_precondition(format!(
+            "the replica at {address} is {} and takes part already: it is not taken out",
+            reply.replica
+        ))),
     }
 }
 

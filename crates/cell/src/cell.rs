@@ -544,6 +544,7 @@ async fn assemble(
             snapshots,
             router: router.clone(),
             heard,
+            network: network.clone(),
             admission: Arc::clone(&admission),
             changes: Arc::clone(&changes),
             replica: config.replica,

@@ -69,6 +69,13 @@ impl Changes {
         Self { raft, machine, roster, replica, one: Mutex::new(()) }
     }
 
+    /// Where a member, or one that is being taken in again, is reached by its peers.
+    pub(crate) fn address_of(&self, id: ReplicaId) -> Result<String, Status> {
+        let known = self.membership().map_err(refusal)?.get_node(&id).cloned();
+        let member = known.or_else(|| self.roster.configured(id)).ok_or_else(|| no_member(id))?;
+        Ok(self.roster.peer_address(id, &member))
+    }
+
     /// Where the members are reached by their peers, as far as this replica knows.
     pub(crate) fn peers(&self) -> Vec<String> {
         self.roster.agreed()
@@ -179,7 +186,7 @@ impl Changes {
     }
 
     /// What an old leader believes of the members is worth nothing.
-    async fn check_leads(&self) -> Result<(), ChangeError> {
+    pub(crate) async fn check_leads(&self) -> Result<(), ChangeError> {
         // The engine would find out too, but shouts about it.
         {
             let metrics = self.raft.server_metrics();
@@ -523,7 +530,7 @@ fn no_member(id: ReplicaId) -> Status {
     ))
 }
 
-fn refusal(error: ChangeError) -> Status {
+pub(crate) fn refusal(error: ChangeError) -> Status {
     match error {
         ChangeError::NotLeader => Status::failed_precondition("it does not lead"),
         error => Status::unavailable(error.to_string()),

@@ -23,10 +23,10 @@ use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::forward::answer_forwards;
-use super::{MAX_MESSAGE_BYTES, decode, encode, internal};
-use crate::admission::Admission;
+use super::{MAX_MESSAGE_BYTES, PeerNetwork, decode, encode, internal};
+use crate::admission::{Admission, waits_to_enter};
 use crate::cell::CellRaft;
-use crate::changes::{Changes, Standing};
+use crate::changes::{Changes, Standing, refusal};
 use crate::consensus::{ReplicaId, TypeConfig};
 use crate::disk::{self, Disk};
 use crate::leadership::LastHeard;
@@ -53,6 +53,7 @@ pub(crate) struct PeerService {
     pub(crate) snapshots: SnapshotStore,
     pub(crate) router: Router,
     pub(crate) heard: Arc<LastHeard>,
+    pub(crate) network: PeerNetwork,
     pub(crate) admission: Arc<Admission>,
     pub(crate) changes: Arc<Changes>,
     pub(crate) replica: ReplicaId,
@@ -313,6 +314,9 @@ impl PeerApi for PeerService {
         if replica == self.replica || replica == 0 {
             return Err(Status::invalid_argument(format!("replica {replica} is no other replica")));
         }
+        self.changes.check_leads().await.map_err(refusal)?;
+        let address = self.changes.address_of(replica)?;
+        waits_to_enter(&self.network, &self.cell, replica, &address).await?;
         let reply = match phase {
             Phase::Leave => self.changes.take_out(replica).await?,
             Phase::Join => self.changes.take_in(replica).await?,
@@ -335,7 +339,7 @@ impl PeerApi for PeerService {
             self.check(request.cell_id)?;
         }
         if request.new && request.replica != self.replica {
-            self.admission.note_new(request.replica);
+            self.admission.heard_a_founder();
         }
         let fresh = self.admission.is_full() || self.admission.is_founding();
         Ok(Response::new(IntroduceReply {
@@ -350,6 +354,7 @@ impl PeerApi for PeerService {
             }
             .into(),
             peers: self.changes.peers(),
+            entering: !self.admission.is_full(),
         }))
     }
 

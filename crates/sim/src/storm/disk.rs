@@ -169,9 +169,10 @@ impl HostDisk {
     }
 
     /// What the storm did that explains why a replica ended with this error.
-    pub(super) fn explains_end(&self, _why: &str) -> Explanation {
+    pub(super) fn explains_end(&self, why: &str) -> Explanation {
         let mut state = self.inner.state.lock();
-        if state.damaged {
+        // Whatever else it stumbles over, it has not recognised the damage (spec G-4).
+        if state.damaged && why.contains("damaged") {
             return Explanation::Damage;
         }
         if std::mem::take(&mut state.failed) || state.full || state.refused > 0 {
@@ -227,10 +228,16 @@ impl HostDisk {
     pub fn flip_a_bit(&self, random: &mut StdRng) -> Option<String> {
         let files: Vec<PathBuf> =
             self.disk.files().into_iter().filter(|path| !self.disk.contents(path).is_empty()).collect();
-        if files.is_empty() {
-            return None;
-        }
-        let path = &files[random.random_range(0..files.len())];
+        let of_entries = |path: &&PathBuf| {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            name.starts_with("segment-") || name.starts_with("snapshot-")
+        };
+        let entries: Vec<&PathBuf> = files.iter().filter(of_entries).collect();
+        let path = match entries.is_empty() || random.random_ratio(1, 4) {
+            true if files.is_empty() => return None,
+            true => &files[random.random_range(0..files.len())],
+            false => entries[random.random_range(0..entries.len())],
+        };
         let contents = self.disk.contents(path);
         // Mostly where something is written; zeros that wait to be written over are no data.
         let written: Vec<usize> = (0..contents.len()).filter(|at| contents[*at] != 0).collect();

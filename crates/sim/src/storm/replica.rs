@@ -134,7 +134,8 @@ impl Replica {
             clients_listen: own.client_address,
             peers_listen: own.peer_address,
             members: if self.joins { Vec::new() } else { known.founders },
-            bootstrap: self.starts == 1 && !self.joins,
+            // As a unit file has it: given at each start, also after the folder was lost.
+            bootstrap: !self.joins,
             replace: manner == Manner::Replace,
             join: if self.joins { known.peers } else { Vec::new() },
             max_connections: 256,
