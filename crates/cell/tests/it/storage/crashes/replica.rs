@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use bramah_cell::data_folder::DataFolder;
+use bramah_cell::data_folder::{DataFolder, Entrance, Owner};
 use bramah_cell::disk::imagined::{
     CutBefore, Faults, ImaginedDisk, Inline, Kind, NoFaults, Operation, Verdict, Wreck,
 };
@@ -226,14 +226,16 @@ impl Replica {
 
     fn open(&mut self, replace: bool) -> Result<(), String> {
         self.close()?;
-        let open = if replace { DataFolder::open_to_replace } else { DataFolder::open };
         self.check_mark()?;
         if replace {
             self.model.replacing.change(|replacing| *replacing = true);
         }
-        let opened = open(self.disk.shared(), Path::new(FOLDER), "main", IDENTITY.cell_id, IDENTITY.replica);
+        let owner =
+            Owner { cell: "main".to_owned(), cell_id: IDENTITY.cell_id, replica: IDENTITY.replica };
+        let entrance = replace.then_some(Entrance::Replacing);
+        let opened = DataFolder::open_by(self.disk.shared(), Path::new(FOLDER), owner, entrance);
         let mut folder = opened.map_err(|error| error.to_string())?;
-        let (replacing, was_new) = (folder.is_replacing(), folder.is_new());
+        let (replacing, was_new) = (folder.entrance().is_some(), folder.is_new());
         if replace {
             self.model.replacing.all_sure();
         }
@@ -381,7 +383,7 @@ impl Replica {
 
     fn replaced(&mut self) -> Result<(), String> {
         self.model.replacing.change(|replacing| *replacing = false);
-        self.parts()?.folder.replaced().map_err(|error| error.to_string())?;
+        self.parts()?.folder.entered().map_err(|error| error.to_string())?;
         self.model.replacing.all_sure();
         Ok(())
     }
