@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use bramah_machine::State;
 use bramah_wire::v1::{DifferRequest, DigestRequest};
-use futures_util::future::{join, join_all};
+use futures_util::FutureExt;
+use futures_util::future::{join_all, try_join};
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
@@ -28,7 +29,10 @@ use crate::status::Digest;
 /// The entry that is chosen is about so far ahead, by how many came in the time before.
 const AHEAD: Duration = Duration::from_millis(500);
 
-/// How long a replica may take to get to the entry, and then as long again for the digest.
+/// How long the leader waits for the entry: when the load has ceased meanwhile, it may not come for long.
+const OWN_WAIT: Duration = Duration::from_secs(5);
+
+/// How long the others may take to get to the entry, and then as long again for the digest.
 const WAIT: Duration = Duration::from_secs(30);
 
 /// How long a replica may take to hear that it differs.
@@ -146,10 +150,12 @@ fn last_log_index(cell: &Cell) -> u64 {
 async fn collect(cell: &Cell, index: u64) -> BTreeMap<ReplicaId, u64> {
     let others = members(cell).into_iter().filter(|(id, _)| *id != cell.replica());
     let asked = others.map(|(id, member)| async move { (id, ask(cell, id, &member, index).await) });
-    let (own, others) = join(cell.comparison().digest_at(index, WAIT), join_all(asked)).await;
+    let own = async { cell.comparison().digest_at(index, OWN_WAIT).await.transpose().ok_or(()) };
+    // Without an own digest the others need not be waited for.
+    let Ok((own, others)) = try_join(own, join_all(asked).map(Ok)).await else { return BTreeMap::new() };
     let mut digests = BTreeMap::new();
     match own {
-        Ok(own) => digests.extend(own.map(|own| (cell.replica(), own))),
+        Ok(own) => drop(digests.insert(cell.replica(), own)),
         Err(error) => tracing::warn!(%error, "the digest of this replica's state could not be computed"),
     }
     for (id, answer) in others {

@@ -4,7 +4,7 @@ mod crashes;
 mod damage;
 mod data_folder;
 mod full_disk;
-mod gated_disk;
+pub(crate) mod gated_disk;
 mod group_sync;
 mod log;
 mod sim_disk;
