@@ -108,7 +108,7 @@ impl Comparison {
 /// Waits until it is shown that this replica's state is wrong, and stops it.
 pub(crate) async fn obey(cell: Cell) {
     let mut accused = cell.comparison().accused.subscribe();
-    let Ok(accusation) = accused.wait_for(Option::is_some).await.map(|accusation| accusation.clone()) else {
+    let Ok(accusation) = accused.wait_for(Option::is_some).await.map(|accusation| *accusation) else {
         return;
     };
     let DifferRequest { index, digest, majority, agree, answered, .. } = accusation.unwrap_or_default();
@@ -201,8 +201,14 @@ async fn judge(cell: &Cell, index: u64, digests: &BTreeMap<ReplicaId, u64>) -> b
             false
         }
         Verdict::Differ { majority, agree, wrong } => {
-            tracing::error!(index, ?digests, ?wrong, "the state of these replicas is wrong: they are told to stop");
-            let accused = wrong.into_iter().filter_map(|id| Some((id, members.get(&id)?, *digests.get(&id)?)));
+            tracing::error!(
+                index,
+                ?digests,
+                ?wrong,
+                "the state of these replicas is wrong: they are told to stop"
+            );
+            let accused =
+                wrong.into_iter().filter_map(|id| Some((id, members.get(&id)?, *digests.get(&id)?)));
             join_all(accused.map(|(id, member, digest)| {
                 let (agree, answered) = (agree as u32, digests.len() as u32);
                 let cell_id = cell.network().cell_id;

@@ -93,7 +93,11 @@ async fn hand_over(cell: &Cell, ailment: &str) -> Duration {
     let metrics = cell.raft().metrics().borrow_watched().clone();
     match most_advanced(&metrics, &well) {
         Some(successor) if is_majority(&membership, &well) && leads(cell) => {
-            tracing::warn!(ailment, successor, "this leader's disk is not fit for it: handing leadership over");
+            tracing::warn!(
+                ailment,
+                successor,
+                "this leader's disk is not fit for it: handing leadership over"
+            );
             cell.hand_over_to(successor).await;
             HAND_OVER_PAUSE
         }

@@ -37,7 +37,10 @@ struct Table {
 enum Lease {
     Until(Instant),
     /// Its end was proposed then: no extension any more, or a client might be told of a lease that it lost.
-    Ending { proposed: Instant, logged: Instant },
+    Ending {
+        proposed: Instant,
+        logged: Instant,
+    },
 }
 
 impl Lease {

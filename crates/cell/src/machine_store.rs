@@ -203,7 +203,7 @@ impl MachineStore {
 
     /// See [`Bug::SkippedEntry`]. Replicas differ in when their snapshots are written.
     fn skips(&self, index: u64) -> bool {
-        planted::is(Bug::SkippedEntry) && (index ^ self.machine.snapshot_bytes()) % 61 == 0
+        planted::is(Bug::SkippedEntry) && (index ^ self.machine.snapshot_bytes()).is_multiple_of(61)
     }
 
     fn apply_one(&self, (entry, responder): EntryResponder<TypeConfig>) -> io::Result<()> {

@@ -269,3 +269,32 @@ impl Tail {
         Some(keys)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Spec G-8: the oldest of what waits is what counts, also while the writer is held up and takes more.
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_waits_longest() {
+        let (mut waiting, began) = (Waiting::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        assert_eq!(waiting.since(), None);
+        waiting.queue();
+        tokio::time::advance(second).await;
+        waiting.queue();
+        assert_eq!(waiting.since(), Some(began));
+        waiting.take(true);
+        tokio::time::advance(second).await;
+        waiting.queue();
+        waiting.take(false);
+        assert_eq!(waiting.since(), Some(began), "what was taken first is not on the disk");
+        waiting.queue();
+        waiting.take(true);
+        assert_eq!(waiting.since(), Some(began + second * 2));
+        waiting.take(true);
+        assert_eq!(waiting.since(), None);
+    }
+}

@@ -11,7 +11,8 @@ use bramah_wire::v1::peer_server::{Peer as PeerApi, PeerServer};
 use bramah_wire::v1::readmit_request::Phase;
 use bramah_wire::v1::{
     ChangeReply, ChangeRequest, DifferReply, DifferRequest, DigestReply, DigestRequest, ForwardReply,
-    ForwardRequest, HealthReply, HealthRequest, IntroduceReply, IntroduceRequest, PeerMessage, ReadmitReply, ReadmitRequest, SnapshotChunk, SnapshotOffsetReply, SnapshotOffsetRequest,
+    ForwardRequest, HealthReply, HealthRequest, IntroduceReply, IntroduceRequest, PeerMessage, ReadmitReply,
+    ReadmitRequest, SnapshotChunk, SnapshotOffsetReply, SnapshotOffsetRequest,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};

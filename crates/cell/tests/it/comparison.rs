@@ -65,7 +65,10 @@ async fn assert_convicted(trio: &mut Trio, wrong: ReplicaId) {
         let error = started.expect_err("its state is wrong");
         assert!(matches!(error, StartError::Folder(FolderError::Differs { .. })), "{error}");
         let text = error.to_string();
-        assert!(text.contains(&data) && text.contains("Move the folder away") && text.contains("--replace"), "{text}");
+        assert!(
+            text.contains(&data) && text.contains("Move the folder away") && text.contains("--replace"),
+            "{text}"
+        );
     }
     for id in trio.running() {
         assert_eq!(trio.cell(id).status().trouble, "", "replica {id}");
@@ -169,7 +172,9 @@ async fn equal_replicas_are_never_stopped() {
     let leader = trio.leader_id().await;
     while trio.cell(wrong).status().trouble.is_empty() {
         assert!(Instant::now() < deadline, "it is not found");
-        add(trio.cell(leader), &format!("{:?}", deadline - Instant::now()), 1).await.expect("a majority runs");
+        add(trio.cell(leader), &format!("{:?}", deadline - Instant::now()), 1)
+            .await
+            .expect("a majority runs");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_convicted(&mut trio, wrong).await;

@@ -117,8 +117,12 @@ async fn a_slow_leader_leads_on_if_nobody_is_better() {
 
 async fn write(cell: &Cell, i: usize) -> bool {
     let contents = vec![i as u8; 4_000].into();
-    let command =
-        Command::SetContents(SetContents { path: path("/file"), contents, if_generation: None, parents: false });
+    let command = Command::SetContents(SetContents {
+        path: path("/file"),
+        contents,
+        if_generation: None,
+        parents: false,
+    });
     let request = Request { identity: Identity::Anonymous, command };
     cell.propose(&request, Instant::now() + LIMIT).await.is_ok_and(|written| written.is_ok())
 }
@@ -137,7 +141,11 @@ async fn a_leader_with_a_full_disk_hands_over() {
     let mut i = 0;
     // Until the log's segments are used up.
     while gated.trio.cell(old).leadership().borrow().here {
-        assert!(Instant::now() < deadline, "it leads on with a full disk: {:?}", gated.trio.cell(old).status());
+        assert!(
+            Instant::now() < deadline,
+            "it leads on with a full disk: {:?}",
+            gated.trio.cell(old).status()
+        );
         write(gated.trio.cell(follower), i).await;
         i += 1;
     }

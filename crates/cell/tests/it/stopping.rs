@@ -72,7 +72,8 @@ async fn a_leader_stops_under_load() {
     });
     trio.stop(old).await;
     let stopped = told.elapsed();
-    let (term, moved) = tokio::time::timeout(LIMIT, moved).await.expect("leadership moves").expect("no panic");
+    let (term, moved) =
+        tokio::time::timeout(LIMIT, moved).await.expect("leadership moves").expect("no panic");
     assert_eq!(term, before.term + 1, "handed over, and no further election");
     assert!(moved < ELECTION, "leadership moved after {moved:?}, which may have been an election");
     assert!(stopped < STOP_LIMIT, "it took {stopped:?} to stop");
