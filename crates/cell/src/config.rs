@@ -59,7 +59,7 @@ pub struct Tuning {
     pub founding_wait: Duration,
     /// How often the leader has the replicas' states compared; zero for never.
     pub digest_interval: Duration,
-    /// A leader some of whose log waits longer than this for its disk hands over; zero for never.
+    /// A leader whose log has waited so long for its disk hands over; zero for never.
     pub slow_disk: Duration,
     /// The log's segments and caches.
     pub log: LogOptions,
