@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bramah_machine::planted::{self, Bug};
 use bramah_machine::SessionId;
+use bramah_machine::planted::{self, Bug};
 use openraft::ReadPolicy;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;

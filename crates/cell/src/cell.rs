@@ -1,6 +1,8 @@
 //! The cell's face: propose, pass a barrier, read, watch, status, stop. Behind it run the tasks of consensus
 //! on a thread of their own, so that a busy front can't starve a heartbeat.
 
+mod ending;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -17,11 +19,13 @@ use crate::barrier::{Barrier, BarrierRequest, Barriers};
 use crate::bootstrap;
 use crate::changes::Changes;
 use crate::clock::{CellTime, WallClock};
+use crate::comparison::{self, Comparison};
 use crate::config::{CellConfig, Tuning};
 use crate::consensus::{Member, ReplicaId, TypeConfig};
 use crate::data_folder::{DataFolder, Entrance, Owner};
 use crate::disk::{self, Disk};
 use crate::error::{ProposeError, StartError};
+use crate::health::{self, Health};
 use crate::identity;
 use crate::keeper;
 use crate::leadership::{self, LastHeard, Leadership};
@@ -30,7 +34,7 @@ use crate::log::Log;
 use crate::machine_store::{Machine, MachineStore};
 use crate::peers::{Forwarders, PeerNetwork, PeerService, serve};
 use crate::roster::Roster;
-use crate::router::{Router, RouterTask, UnderWay};
+use crate::router::{Router, RouterTask, UnderWay, Waiting};
 use crate::snapshot_store::SnapshotStore;
 use crate::status::{Digest, Status};
 use crate::submission::{Done, Requests, Submission};
@@ -40,12 +44,6 @@ pub(crate) type CellRaft = Raft<TypeConfig, MachineStore>;
 
 /// Members and whether each votes.
 pub type Members = Vec<(ReplicaId, Member, bool)>;
-
-/// How long a stopping leader waits for another to take over.
-const HANDOVER_LIMIT: Duration = Duration::from_secs(2);
-
-/// How long the engine may take to stop.
-const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the cell stands on: the parts of the world that a simulation replaces.
 #[derive(Clone)]
@@ -81,7 +79,9 @@ struct Inner {
     changes: Arc<Changes>,
     network: PeerNetwork,
     members: watch::Sender<Members>,
-    /// Why the cell has removed this replica.
+    comparison: Arc<Comparison>,
+    health: Arc<Health>,
+    /// Why this replica has ended for good.
     retired: OnceLock<String>,
     // Held so that no second process uses the folder while this replica runs.
     folder: DataFolder,
@@ -295,6 +295,20 @@ impl Cell {
         &self.inner.config.members
     }
 
+    pub(crate) fn comparison(&self) -> &Comparison {
+        &self.inner.comparison
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.inner.health
+    }
+
+    /// Makes this replica's state another one than it should be. For tests.
+    #[cfg(feature = "simulation")]
+    pub fn alter_state(&self, change: impl FnOnce(&mut State)) {
+        self.inner.machine.alter(change);
+    }
+
     pub(crate) fn machine(&self) -> &Machine {
         &self.inner.machine
     }
@@ -340,75 +354,6 @@ impl Cell {
         disk::run(&self.inner.world.disk, move || Ok(Digest { index, digest: view.state.digest() }))
             .await
             .map_err(|error| ProposeError::Stopping { why: error.to_string(), under_way: false })
-    }
-
-    /// Stops and closes the log. Leadership is handed over first if that was not done yet (spec G-12).
-    pub async fn stop(&self) {
-        self.hand_over().await;
-        self.inner.stop.send_replace(true);
-        if tokio::time::timeout(STOP_LIMIT, self.inner.raft.shutdown()).await.is_err() {
-            tracing::warn!("the consensus engine did not stop within {STOP_LIMIT:?}");
-        }
-        self.inner.log.close().await;
-    }
-
-    /// Ends at once, as if the process had died; only what the disk was already told is still done, so that
-    /// the folder can be used again.
-    pub async fn kill(&self) {
-        self.inner.stop.send_replace(true);
-        self.inner.log.close().await;
-    }
-
-    /// The cell has removed this replica: it notes so in its folder and stops serving, for good.
-    pub(crate) fn retire(&self, why: String) {
-        let cell = self.clone();
-        // The task that has found out ends with the others.
-        tokio::spawn(async move {
-            tracing::error!(why, "this replica serves no longer");
-            let owner = cell.clone();
-            let noted =
-                disk::run(cell.disk(), move || owner.folder().removed().map_err(std::io::Error::other));
-            if let Err(error) = noted.await {
-                tracing::error!(%error, "the data folder could not be marked as that of a removed replica");
-            }
-            let _ = cell.inner.retired.set(why);
-            cell.inner.stop.send_replace(true);
-            if tokio::time::timeout(STOP_LIMIT, cell.inner.raft.shutdown()).await.is_err() {
-                tracing::warn!("the consensus engine did not stop within {STOP_LIMIT:?}");
-            }
-        });
-    }
-
-    /// Resolves when the engine has ended by itself: the disk failed, an entry can't be applied, or the cell has
-    /// removed this replica. [`Status::trouble`] says which.
-    pub async fn failed(&self) {
-        let mut metrics = self.inner.raft.metrics();
-        while metrics.borrow_watched().running_state.is_ok() {
-            if metrics.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Asks the most advanced other voter to take over, and waits until it leads.
-    pub async fn hand_over(&self) {
-        let mut leadership = self.leadership();
-        if !leadership.borrow().here {
-            return;
-        }
-        let metrics = self.inner.raft.metrics().borrow_watched().clone();
-        let voters: Vec<ReplicaId> = metrics.membership_config.membership().voter_ids().collect();
-        let successor = metrics
-            .replication
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|(id, _)| *id != metrics.id && voters.contains(id))
-            .max_by_key(|(_, matched)| matched.as_ref().map(|log_id| log_id.index));
-        let Some((successor, _)) = successor else { return };
-        if self.inner.raft.trigger().transfer_leader(successor).await.is_ok() {
-            let moved = leadership.wait_for(|now| !now.here && now.leader.is_some());
-            let _ = tokio::time::timeout(HANDOVER_LIMIT, moved).await;
-        }
     }
 }
 
@@ -464,6 +409,9 @@ impl Tasks {
             tokio::spawn(until_stop(stop.clone(), entering));
         }
         tokio::spawn(until_stop(stop.clone(), keeper::keep(cell.clone())));
+        tokio::spawn(until_stop(stop.clone(), comparison::compare(cell.clone())));
+        tokio::spawn(until_stop(stop.clone(), comparison::obey(cell.clone())));
+        tokio::spawn(until_stop(stop.clone(), health::watch(cell.clone())));
         tokio::spawn(until_stop(stop, upkeep::bound_the_log(cell.clone())));
     }
 }
@@ -507,6 +455,8 @@ async fn assemble(
     let stop = watch::Sender::new(false);
     let leases = Arc::new(Leases::default());
     let heard = Arc::new(LastHeard::default());
+    let comparison = Arc::new(Comparison::new(Arc::clone(&machine), Arc::clone(&world.disk)));
+    let health = Arc::new(Health::new(log.clone(), config.tuning.slow_disk));
     let tasks = Tasks {
         router: RouterTask {
             raft: raft.clone(),
@@ -519,7 +469,7 @@ async fn assemble(
             returned,
             roster: roster.clone(),
             max_batches: config.tuning.batches_in_flight,
-            waiting: std::collections::VecDeque::new(),
+            waiting: Waiting::default(),
             under_way: UnderWay::default(),
             pause_until: Instant::now(),
             stop: stop.subscribe(),
@@ -547,6 +497,8 @@ async fn assemble(
             network: network.clone(),
             admission: Arc::clone(&admission),
             changes: Arc::clone(&changes),
+            comparison: Arc::clone(&comparison),
+            health: Arc::clone(&health),
             replica: config.replica,
         },
     };
@@ -567,6 +519,8 @@ async fn assemble(
         changes,
         network,
         members: watch::Sender::default(),
+        comparison,
+        health,
         retired: OnceLock::new(),
         folder,
     };

@@ -16,6 +16,7 @@ use tonic::Status;
 
 use crate::cell::CellRaft;
 use crate::consensus::{Member, ReplicaId, TypeConfig};
+use crate::leadership::most_advanced;
 use crate::machine_store::Machine;
 use crate::membership::{Change, ChangeError, MAX_MEMBERS, MAX_VOTERS};
 use crate::roster::Roster;
@@ -337,7 +338,7 @@ impl Changes {
     }
 
     /// Those of them that have not answered this leader lately.
-    fn silent(&self, ids: &Ids) -> Ids {
+    pub(crate) fn silent(&self, ids: &Ids) -> Ids {
         let heard = self.raft.metrics().borrow_watched().heartbeat.clone().unwrap_or_default();
         let lives = |id: &ReplicaId| {
             *id == self.replica
@@ -368,11 +369,8 @@ impl Changes {
     /// Lets the most advanced of these lead; it is to go on with the change.
     async fn hand_over(&self, to: &Ids) -> Result<(), ChangeError> {
         let metrics = self.raft.metrics().borrow_watched().clone();
-        let replication = metrics.replication.unwrap_or_default();
-        let advanced = |id: &ReplicaId| replication.get(id).cloned().flatten().map(|log_id| log_id.index);
         let live = to - &self.silent(to);
-        let successor = live.into_iter().filter(|id| *id != self.replica).max_by_key(advanced);
-        if let Some(successor) = successor {
+        if let Some(successor) = most_advanced(&metrics, &live) {
             tracing::info!(successor, "this replica leads, and leaves the voters: handing leadership over");
             let _ = self.raft.trigger().transfer_leader(successor).await;
             let other =

@@ -57,6 +57,10 @@ pub struct Tuning {
     pub max_peer_connections: usize,
     /// How long a replica of a new cell waits for members that don't answer before it founds the cell with a majority.
     pub founding_wait: Duration,
+    /// How often the leader has the replicas' states compared; zero for never.
+    pub digest_interval: Duration,
+    /// A leader whose log has waited so long for its disk hands over; zero for never.
+    pub slow_disk: Duration,
     /// The log's segments and caches.
     pub log: LogOptions,
 }
@@ -74,6 +78,8 @@ impl Default for Tuning {
             queue_bytes: 64 << 20,
             max_peer_connections: 64,
             founding_wait: Duration::from_secs(5),
+            digest_interval: Duration::from_secs(60),
+            slow_disk: Duration::from_secs(1),
             log: LogOptions::default(),
         }
     }

@@ -90,6 +90,21 @@ pub enum FolderError {
         /// Whose it is.
         owner: Owner,
     },
+    /// The replica's state differed from that of the others.
+    #[error(
+        "the data folder {} belongs to replica {} of the cell {}, whose state differed from that of the other replicas at \
+         log entry {index}: it is wrong and must not be served. Move the folder away, start the replica again with {} to \
+         have it repaired from the others, and keep the folder for whoever looks for the cause",
+        path.display(), owner.replica, owner.cell, crate::log::REPLACE_OPTION
+    )]
+    Differs {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        owner: Owner,
+        /// Index of the entry after which it differed.
+        index: u64,
+    },
     /// It holds files, but does not say whose.
     #[error(
         "the folder {} holds {name}, but no file named {IDENTITY}: it is not the data folder of a replica, or it is \
@@ -170,18 +185,30 @@ enum Stage {
     InUse,
     /// The cell has removed the replica for good.
     Removed,
+    /// The replica's state was found to differ from that of the others after the entry of this index.
+    Differs(u64),
 }
 
-impl Stage {
-    const ALL: [(Stage, &'static str); 3] =
-        [(Stage::New, "new"), (Stage::InUse, "in use"), (Stage::Removed, "removed")];
+/// Before the index at which the state differed.
+const DIFFERS: &str = "differs at ";
 
-    fn text(self) -> &'static str {
-        Self::ALL.into_iter().find(|(stage, _)| *stage == self).map_or("in use", |(_, text)| text)
+impl Stage {
+    fn text(self) -> String {
+        match self {
+            Stage::New => "new".to_owned(),
+            Stage::InUse => "in use".to_owned(),
+            Stage::Removed => "removed".to_owned(),
+            Stage::Differs(index) => format!("{DIFFERS}{index}"),
+        }
     }
 
     fn of_text(text: &str) -> Self {
-        Self::ALL.into_iter().find(|(_, known)| *known == text).map_or(Stage::InUse, |(stage, _)| stage)
+        match (text, text.strip_prefix(DIFFERS)) {
+            ("new", _) => Stage::New,
+            ("removed", _) => Stage::Removed,
+            (_, Some(index)) => Stage::Differs(index.parse().unwrap_or(0)),
+            _ => Stage::InUse,
+        }
     }
 }
 
@@ -248,6 +275,9 @@ impl DataFolder {
         let known = match read_identity(&*disk, path) {
             Ok((found, _)) if found != owner => return Err(foreign(path, found, owner)),
             Ok((_, Stage::Removed)) => return Err(FolderError::Removed { path: path.to_owned(), owner }),
+            Ok((_, Stage::Differs(index))) => {
+                return Err(FolderError::Differs { path: path.to_owned(), owner, index });
+            }
             Ok((_, stage)) => Some(stage == Stage::New),
             Err(FolderError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 refuse_strangers(&*disk, path)?;
@@ -293,6 +323,11 @@ impl DataFolder {
     /// Notes that the cell has removed the replica: the folder is never used again. Blocks.
     pub fn removed(&self) -> Result<(), FolderError> {
         write_identity(&*self.disk, &self.path, &self.owner, Stage::Removed)
+    }
+
+    /// Notes that the state was found to be wrong after the entry `index`: the folder is never used again. Blocks.
+    pub fn differs(&self, index: u64) -> Result<(), FolderError> {
+        write_identity(&*self.disk, &self.path, &self.owner, Stage::Differs(index))
     }
 
     /// Whether no log was ever opened in it: the replica is new.

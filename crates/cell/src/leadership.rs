@@ -1,16 +1,17 @@
 //! Who leads, as this replica knows it: one small value that the rest of the cell follows.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
-use openraft::{Instant as _, ServerState};
+use openraft::{Instant as _, RaftMetrics, ServerState};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::cell::CellRaft;
-use crate::consensus::{Member, ReplicaId};
+use crate::consensus::{Member, ReplicaId, TypeConfig};
 
 /// Who leads in which term.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,6 +112,17 @@ fn seen_now(raft: &CellRaft, heard: &LastHeard, lease: Duration) -> Leadership {
     let state =
         if metrics.state == ServerState::Leader && !here { ServerState::Follower } else { metrics.state };
     Leadership { term: metrics.vote.leader_id().term, leader, here, role: role(state), elections: 0 }
+}
+
+/// The voter among these, other than the leader itself, whose log has most of what the leader's has.
+pub(crate) fn most_advanced(
+    metrics: &RaftMetrics<TypeConfig>,
+    among: &BTreeSet<ReplicaId>,
+) -> Option<ReplicaId> {
+    let replication = metrics.replication.as_ref()?;
+    let matched = |id: &ReplicaId| replication.get(id).cloned().flatten().map(|log_id| log_id.index);
+    let voters = metrics.membership_config.membership().voter_ids();
+    voters.filter(|id| *id != metrics.id && among.contains(id)).max_by_key(matched)
 }
 
 fn role(state: ServerState) -> &'static str {

@@ -19,6 +19,9 @@ const TICK: Duration = Duration::from_millis(500);
 /// Sessions ended in one step, so that a mass expiry doesn't fill the queue.
 const EXPIRIES_A_TICK: usize = 1_000;
 
+/// How often it is said that one session's lease is over.
+const LOG_EVERY: Duration = Duration::from_secs(60);
+
 /// The leases that this replica has given since it leads.
 #[derive(Default)]
 pub(crate) struct Leases {
@@ -33,8 +36,24 @@ struct Table {
 
 enum Lease {
     Until(Instant),
-    /// Its end has been proposed: no extension any more, or a client might be told of a lease that it lost.
-    Ending(Instant),
+    /// Its end was proposed then: no extension any more, or a client might be told of a lease that it lost.
+    Ending {
+        proposed: Instant,
+        logged: Instant,
+    },
+}
+
+impl Lease {
+    /// Its end is proposed now. True if that is worth a line in the log: while the disk is full it is proposed in vain
+    /// again and again.
+    fn end(&mut self, now: Instant) -> bool {
+        let before = match self {
+            Lease::Ending { logged, .. } => Some(*logged).filter(|logged| now < *logged + LOG_EVERY),
+            Lease::Until(_) => None,
+        };
+        *self = Lease::Ending { proposed: now, logged: before.unwrap_or(now) };
+        before.is_none()
+    }
 }
 
 impl Leases {
@@ -50,7 +69,7 @@ impl Leases {
         for &id in sessions {
             let length = state.session(id).map(|session| Duration::from_millis(session.lease_ms.into()));
             match (length, table.ends.get(&id)) {
-                (None, _) | (_, Some(Lease::Ending(_))) => lapsed.push(id),
+                (None, _) | (_, Some(Lease::Ending { .. })) => lapsed.push(id),
                 (Some(length), _) => {
                     table.ends.insert(id, Lease::Until(now + length));
                 }
@@ -75,10 +94,12 @@ impl Leases {
             let over = match lease {
                 Lease::Until(end) => *end <= now,
                 // The proposal was lost: propose again.
-                Lease::Ending(proposed) => *proposed + TICK * 4 <= now,
+                Lease::Ending { proposed, .. } => *proposed + TICK * 4 <= now,
             };
             if over && overdue.len() < EXPIRIES_A_TICK {
-                *lease = Lease::Ending(now);
+                if lease.end(now) {
+                    tracing::info!(session = id.0, term, "a session's lease ran out");
+                }
                 overdue.push(id);
             }
         }
@@ -103,7 +124,6 @@ pub(crate) async fn expire_sessions(cell: Cell, leadership: watch::Receiver<Lead
         for session in cell.leases().overdue(term, &view) {
             let command = Command::ExpireSession(ExpireSession { session, term });
             let request = Request { identity: Identity::Anonymous, command };
-            tracing::info!(session = session.0, term, "a session's lease ran out");
             let deadline = Instant::now() + TICK * 4;
             if let Err(error) = cell.propose_detached(&request, deadline) {
                 tracing::error!(%error, session = session.0, "a session's end can't be encoded");

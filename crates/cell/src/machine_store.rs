@@ -13,8 +13,9 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::type_config::alias::{EntryOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::RwLock;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 
+use crate::comparison::Freezer;
 use crate::consensus::{ReplicaId, TypeConfig};
 use crate::disk::{self, Disk};
 use crate::snapshot_store::{SnapshotFile, SnapshotStore};
@@ -87,6 +88,7 @@ pub(crate) struct Machine {
     index: watch::Sender<u64>,
     events: broadcast::Sender<Arc<[Event]>>,
     snapshot_bytes: AtomicU64,
+    freezer: Freezer,
 }
 
 impl Machine {
@@ -97,7 +99,21 @@ impl Machine {
             index: watch::Sender::new(index),
             events: broadcast::Sender::new(EVENTS_KEPT),
             snapshot_bytes: AtomicU64::new(0),
+            freezer: Freezer::default(),
         }
+    }
+
+    /// The state right after the entry `index`, once that is applied. The sender is dropped if it is too late for
+    /// that, or when another index is asked for.
+    pub(crate) fn state_at(&self, index: u64) -> oneshot::Receiver<State> {
+        let applied = self.applied.read();
+        self.freezer.want(index, applied.last.map_or(0, |log_id| log_id.index), &applied.state)
+    }
+
+    /// Makes this replica's state another one than it should be.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn alter(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.applied.write().state);
     }
 
     /// Looks at the state. `look` must be short: nothing is applied meanwhile. For more take a `view`.
@@ -129,12 +145,17 @@ impl Machine {
         let mut applied = self.applied.write();
         let result = change(&mut applied);
         applied.last = Some(log_id);
+        self.freezer.applied(log_id.index, &applied.state);
         result
     }
 
     fn install(&self, applied: AppliedState) {
         let index = applied.last.as_ref().map_or(0, |log_id| log_id.index);
-        *self.applied.write() = applied;
+        {
+            let mut installed = self.applied.write();
+            *installed = applied;
+            self.freezer.applied(index, &installed.state);
+        }
         self.index.send_replace(index);
     }
 }
@@ -182,7 +203,7 @@ impl MachineStore {
 
     /// See [`Bug::SkippedEntry`]. Replicas differ in when their snapshots are written.
     fn skips(&self, index: u64) -> bool {
-        planted::is(Bug::SkippedEntry) && (index ^ self.machine.snapshot_bytes()) % 61 == 0
+        planted::is(Bug::SkippedEntry) && (index ^ self.machine.snapshot_bytes()).is_multiple_of(61)
     }
 
     fn apply_one(&self, (entry, responder): EntryResponder<TypeConfig>) -> io::Result<()> {

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bramah_machine::planted::{self, Bug};
@@ -30,6 +30,9 @@ use crate::submission::Submission;
 /// How often overdue requests are looked for, and how long a refusal by the engine is respected.
 const TICK: Duration = Duration::from_millis(25);
 
+/// How often a router that finishes looks whether it is done.
+const FINISH_TICK: Duration = Duration::from_millis(5);
+
 /// The door to the log and the leader, shared by all fronts and by the peers' service.
 #[derive(Clone)]
 pub(crate) struct Router {
@@ -43,6 +46,8 @@ pub(crate) struct Load {
     requests: AtomicUsize,
     bytes: AtomicUsize,
     barriers: AtomicUsize,
+    /// Nothing more is admitted.
+    closed: AtomicBool,
     max_requests: usize,
     max_bytes: usize,
 }
@@ -67,6 +72,9 @@ impl Load {
     }
 
     fn admit(&self, submission: &Submission) -> Result<(), ProposeError> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(ProposeError::Stopping { why: "it was told to".to_owned(), under_way: false });
+        }
         let (count, bytes) = (submission.count as usize, submission.requests.len());
         let waiting = self.requests.fetch_add(count, Ordering::Relaxed);
         let waiting_bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -94,6 +102,7 @@ impl Router {
             requests: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             barriers: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
             max_requests: tuning.queue_requests,
             max_bytes: tuning.queue_bytes,
         };
@@ -118,6 +127,15 @@ impl Router {
         });
         if let Err(mpsc::error::SendError(submission)) = self.submissions.send(submission) {
             submission.fail(ProposeError::Stopping { why: "it was told to".to_owned(), under_way: false });
+        }
+    }
+
+    /// Takes no more requests, and waits until those that it took are settled, but no longer than `limit`.
+    pub(crate) async fn finish(&self, limit: Duration) {
+        self.load.closed.store(true, Ordering::Relaxed);
+        let until = Instant::now() + limit;
+        while self.load.requests.load(Ordering::Relaxed) > 0 && Instant::now() < until {
+            tokio::time::sleep(FINISH_TICK).await;
         }
     }
 
@@ -157,6 +175,40 @@ pub(crate) struct UnderWay {
     settling: FuturesUnordered<BoxFuture<'static, Settled>>,
 }
 
+/// Submissions that are not on their way yet, in their order.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    submissions: VecDeque<Submission>,
+    /// How many requests they have.
+    requests: usize,
+}
+
+impl Waiting {
+    fn push_back(&mut self, submission: Submission) {
+        self.requests += submission.count as usize;
+        self.submissions.push_back(submission);
+    }
+
+    fn push_front(&mut self, submission: Submission) {
+        self.requests += submission.count as usize;
+        self.submissions.push_front(submission);
+    }
+
+    fn pop_front(&mut self) -> Option<Submission> {
+        let submission = self.submissions.pop_front()?;
+        self.requests -= submission.count as usize;
+        Some(submission)
+    }
+
+    fn take(&mut self) -> VecDeque<Submission> {
+        std::mem::take(self).submissions
+    }
+
+    fn is_empty(&self) -> bool {
+        self.submissions.is_empty()
+    }
+}
+
 /// The one task that decides where requests go.
 pub(crate) struct RouterTask {
     pub(crate) raft: CellRaft,
@@ -169,7 +221,7 @@ pub(crate) struct RouterTask {
     pub(crate) returned: mpsc::UnboundedReceiver<Vec<Submission>>,
     pub(crate) roster: Roster,
     pub(crate) max_batches: usize,
-    pub(crate) waiting: VecDeque<Submission>,
+    pub(crate) waiting: Waiting,
     pub(crate) under_way: UnderWay,
     /// Nothing is proposed or forwarded before this: the engine or the leader just refused.
     pub(crate) pause_until: Instant,
@@ -193,7 +245,7 @@ impl RouterTask {
                     if count == 0 {
                         return self.end();
                     }
-                    self.waiting.extend(arrived.drain(..));
+                    arrived.drain(..).for_each(|submission| self.waiting.push_back(submission));
                     self.gather().await;
                 }
                 Ok(()) = self.leadership.changed() => self.leave_old_leader(),
@@ -207,7 +259,7 @@ impl RouterTask {
     /// on an idle cell.
     async fn gather(&mut self) {
         tokio::task::yield_now().await;
-        while self.waiting.len() < MAX_BATCH_REQUESTS
+        while self.waiting.requests < MAX_BATCH_REQUESTS
             && let Ok(submission) = self.submitted.try_recv()
         {
             self.waiting.push_back(submission);
@@ -234,7 +286,7 @@ impl RouterTask {
                 && Instant::now() >= self.pause_until
                 && !self.waiting.is_empty()
             {
-                let submissions = self.waiting.drain(..).collect();
+                let submissions = self.waiting.take().into();
                 if let Err(submissions) = self.forwarders.to(id, &member).submit(submissions) {
                     self.take_back(submissions);
                 }
@@ -244,7 +296,7 @@ impl RouterTask {
 
     /// What other replicas sent here goes back to them: they know better by now, or will soon.
     fn refuse_forwarded(&mut self) {
-        for submission in std::mem::take(&mut self.waiting) {
+        for submission in self.waiting.take() {
             if submission.forwarded {
                 submission.fail(ProposeError::NotLeader);
             } else {
@@ -256,7 +308,7 @@ impl RouterTask {
     fn propose(&mut self, term: u64) {
         while self.batch_is_due() && Instant::now() >= self.pause_until {
             if let Space::Short { free, needed } = self.log.space() {
-                for submission in self.waiting.drain(..) {
+                for submission in self.waiting.take() {
                     submission.fail(ProposeError::NoSpace { free, needed });
                 }
                 return;
@@ -269,11 +321,10 @@ impl RouterTask {
     /// under way or when as much waits as is under way: many callers share few large entries, which still
     /// hide the disk's delay behind each other, and a caller alone never waits (spec G-3).
     fn batch_is_due(&self) -> bool {
-        let waiting = || self.waiting.iter().map(|submission| submission.count as usize);
         !self.waiting.is_empty()
             && (self.under_way.batches.is_empty()
                 || (self.under_way.batches.len() < self.max_batches
-                    && (waiting().sum::<usize>() >= self.under_way.requests.min(MAX_BATCH_REQUESTS))))
+                    && (self.waiting.requests >= self.under_way.requests.min(MAX_BATCH_REQUESTS))))
     }
 
     fn propose_batch(&mut self, term: u64) {
@@ -312,7 +363,7 @@ impl RouterTask {
     fn next_batch(&mut self) -> (BatchBuilder, Vec<Submission>) {
         let mut builder = BatchBuilder::new();
         let mut submissions = Vec::new();
-        while let Some(submission) = self.waiting.front() {
+        while let Some(submission) = self.waiting.submissions.front() {
             let fits = builder.len() + submission.count as usize <= MAX_BATCH_REQUESTS
                 && builder.len_bytes() + submission.requests.len() <= MAX_BATCH_BYTES;
             if !fits && !builder.is_empty() {
@@ -363,10 +414,10 @@ impl RouterTask {
             let (waited, members) = (now - submission.submitted, self.roster.describe());
             submission.fail(ProposeError::Deadline { waited, members });
         }
-        if self.waiting.iter().all(|submission| submission.deadline > now) {
+        if self.waiting.submissions.iter().all(|submission| submission.deadline > now) {
             return;
         }
-        for submission in std::mem::take(&mut self.waiting) {
+        for submission in self.waiting.take() {
             if submission.deadline > now {
                 self.waiting.push_back(submission);
             } else {
@@ -383,7 +434,7 @@ impl RouterTask {
         while let Ok(submission) = self.submitted.try_recv() {
             self.waiting.push_back(submission);
         }
-        self.waiting.drain(..).for_each(|submission| submission.fail(stopping(false)));
+        self.waiting.take().into_iter().for_each(|submission| submission.fail(stopping(false)));
         for (_, batch) in self.under_way.batches.drain() {
             left_of(batch).for_each(|submission| submission.fail(stopping(true)));
         }

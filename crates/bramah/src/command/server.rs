@@ -114,6 +114,8 @@ fn server_config(settings: Settings) -> ServerConfig {
             heartbeat: settings.heartbeat,
             election_min: settings.election_min,
             election_max: settings.election_max,
+            slow_disk: settings.slow_disk,
+            digest_interval: settings.digest_interval,
             snapshot_log_bytes: settings.snapshot_log_bytes,
             log: LogOptions { segment_bytes: settings.log_segment_bytes, ..LogOptions::default() },
             ..Tuning::default()
@@ -168,6 +170,7 @@ mod tests {
         let (ours, library) = (config.tuning, Tuning::default());
         assert_eq!(ours.heartbeat, library.heartbeat);
         assert_eq!((ours.election_min, ours.election_max), (library.election_min, library.election_max));
+        assert_eq!((ours.slow_disk, ours.digest_interval), (library.slow_disk, library.digest_interval));
         assert_eq!(ours.snapshot_log_bytes, library.snapshot_log_bytes);
         assert_eq!(ours.log.segment_bytes, library.log.segment_bytes);
     }

@@ -40,6 +40,10 @@ pub struct Settings {
     pub election_min: Duration,
     /// Longest time without a leader before an election.
     pub election_max: Duration,
+    /// How long a leader's log may wait for its disk.
+    pub slow_disk: Duration,
+    /// Time between two comparisons of the replicas' states.
+    pub digest_interval: Duration,
     /// Size of a log file.
     pub log_segment_bytes: u64,
     /// Log between two snapshots.
@@ -90,6 +94,8 @@ impl Settings {
             heartbeat: values.parse("heartbeat", value::duration)?,
             election_min: values.parse("election_min", value::duration)?,
             election_max: values.parse("election_max", value::duration)?,
+            slow_disk: values.parse("slow_disk", value::duration)?,
+            digest_interval: values.parse("digest_interval", value::duration)?,
             log_segment_bytes: values.parse("log.segment_bytes", value::bytes)?,
             snapshot_log_bytes: values.parse("snapshot.log_bytes", value::bytes)?,
             max_connections: values.parse("max_connections", value::number)?,

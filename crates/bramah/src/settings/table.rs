@@ -172,6 +172,18 @@ pub const SETTINGS: &[Setting] = &[
         help: "See `election_min`; the width between them keeps two followers from standing at once",
     },
     Setting {
+        key: "slow_disk",
+        kind: Kind::Duration,
+        default: Default::Value("1s"),
+        help: "A leader whose log has waited so long for its disk hands over to a replica whose disk is well; 0s: never",
+    },
+    Setting {
+        key: "digest_interval",
+        kind: Kind::Duration,
+        default: Default::Value("1m"),
+        help: "How often the leader has the replicas' states compared; one that differs from a majority stops. 0s: never",
+    },
+    Setting {
         key: "log.segment_bytes",
         kind: Kind::Bytes,
         default: Default::Value("64MiB"),

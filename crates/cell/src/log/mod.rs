@@ -231,6 +231,11 @@ impl Log {
         self.handle.shared.tail.lock().queued_bytes
     }
 
+    /// How long the oldest of what waits for the disk has waited.
+    pub fn longest_wait(&self) -> Duration {
+        self.handle.shared.tail.lock().waiting.since().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// What was done so far.
     pub fn counts(&self) -> LogCounts {
         let shared = &self.handle.shared;

@@ -3,8 +3,8 @@
 //! `docs/formats.md` draws it. The checksum begins with who writes (cell, replica, segment), so what an
 //! earlier use of a recycled file left behind never passes for a record of this one.
 
-use bytes::Bytes;
 use bramah_machine::planted::{self, Bug};
+use bytes::Bytes;
 use openraft::EntryPayload;
 use openraft::type_config::alias::{CommittedLeaderIdOf, EntryOf, LogIdOf};
 

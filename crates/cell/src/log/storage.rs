@@ -30,6 +30,7 @@ impl Handle {
             match change(&mut tail)? {
                 Some(job) => {
                     tail.queue.push(job);
+                    tail.waiting.queue();
                     tail.queue.len() == 1
                 }
                 None => false,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use openraft::storage::IOFlushed;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::control::Vote;
 use super::record::{Entry, LogId, leader_id, weight};
@@ -64,6 +65,34 @@ pub(super) struct Plan {
     pub(super) cached: Vec<Entry>,
 }
 
+/// Since when something waits for the disk. The writer takes all that is queued at once, and more only when that is
+/// done, so two moments say it.
+#[derive(Default)]
+pub(super) struct Waiting {
+    taken: Option<Instant>,
+    queued: Option<Instant>,
+}
+
+impl Waiting {
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.taken.or(self.queued)
+    }
+
+    /// Something joins the queue.
+    pub(super) fn queue(&mut self) {
+        self.queued.get_or_insert_with(Instant::now);
+    }
+
+    /// The writer takes what is queued; `done`: all that it took before is on the disk.
+    pub(super) fn take(&mut self, done: bool) {
+        if done {
+            self.taken = None;
+        }
+        let queued = self.queued.take();
+        self.taken = self.taken.or(queued);
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Tail {
     /// The index of `slots[0]`, or of the next entry.
@@ -79,6 +108,7 @@ pub(super) struct Tail {
     pub(super) segments: BTreeMap<u64, Arc<Segment>>,
     pub(super) queue: Vec<Job>,
     pub(super) queued_bytes: u64,
+    pub(super) waiting: Waiting,
     /// Why nothing can be written any more.
     pub(super) failed: Option<String>,
     pub(super) closing: bool,
@@ -237,5 +267,34 @@ impl Tail {
             keys.push(log_id);
         }
         Some(keys)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Spec G-8: the oldest of what waits is what counts, also while the writer is held up and takes more.
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_waits_longest() {
+        let (mut waiting, began) = (Waiting::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        assert_eq!(waiting.since(), None);
+        waiting.queue();
+        tokio::time::advance(second).await;
+        waiting.queue();
+        assert_eq!(waiting.since(), Some(began));
+        waiting.take(true);
+        tokio::time::advance(second).await;
+        waiting.queue();
+        waiting.take(false);
+        assert_eq!(waiting.since(), Some(began), "what was taken first is not on the disk");
+        waiting.queue();
+        waiting.take(true);
+        assert_eq!(waiting.since(), Some(began + second * 2));
+        waiting.take(true);
+        assert_eq!(waiting.since(), None);
     }
 }

@@ -177,6 +177,7 @@ impl Writer {
     /// Takes what is queued; true if the log is being closed.
     fn take(&mut self) -> bool {
         let mut tail = self.shared.tail.lock();
+        tail.waiting.take(self.jobs.is_empty() && self.group.bytes.is_empty());
         self.jobs.extend(tail.queue.drain(..));
         self.committed = tail.committed.map_or(0, |log_id| log_id.index + 1);
         tail.closing

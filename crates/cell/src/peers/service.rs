@@ -10,8 +10,9 @@ use bramah_wire::v1::introduce_reply::Standing as WireStanding;
 use bramah_wire::v1::peer_server::{Peer as PeerApi, PeerServer};
 use bramah_wire::v1::readmit_request::Phase;
 use bramah_wire::v1::{
-    ChangeReply, ChangeRequest, ForwardReply, ForwardRequest, IntroduceReply, IntroduceRequest, PeerMessage,
-    ReadmitReply, ReadmitRequest, SnapshotChunk, SnapshotOffsetReply, SnapshotOffsetRequest,
+    ChangeReply, ChangeRequest, DifferReply, DifferRequest, DigestReply, DigestRequest, ForwardReply,
+    ForwardRequest, HealthReply, HealthRequest, IntroduceReply, IntroduceRequest, PeerMessage, ReadmitReply,
+    ReadmitRequest, SnapshotChunk, SnapshotOffsetReply, SnapshotOffsetRequest,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -27,8 +28,10 @@ use super::{MAX_MESSAGE_BYTES, PeerNetwork, decode, encode, internal};
 use crate::admission::{Admission, waits_to_enter};
 use crate::cell::CellRaft;
 use crate::changes::{Changes, Standing, refusal};
+use crate::comparison::Comparison;
 use crate::consensus::{ReplicaId, TypeConfig};
 use crate::disk::{self, Disk};
+use crate::health::Health;
 use crate::leadership::LastHeard;
 use crate::log::{Log, Space};
 use crate::membership::Change;
@@ -56,6 +59,8 @@ pub(crate) struct PeerService {
     pub(crate) network: PeerNetwork,
     pub(crate) admission: Arc<Admission>,
     pub(crate) changes: Arc<Changes>,
+    pub(crate) comparison: Arc<Comparison>,
+    pub(crate) health: Arc<Health>,
     pub(crate) replica: ReplicaId,
 }
 
@@ -368,6 +373,34 @@ impl PeerApi for PeerService {
             Err(error) => encode(&error).map_err(internal)?,
         };
         Ok(Response::new(ChangeReply { failure }))
+    }
+
+    async fn digest(&self, request: Request<DigestRequest>) -> Result<Response<DigestReply>, Status> {
+        let request = request.into_inner();
+        self.check(request.cell_id)?;
+        check_replica(self.replica, request.to)?;
+        self.admission.check_following()?;
+        let wait = Duration::from_millis(request.wait_ms.into()).min(MAX_DEADLINE);
+        let digest = self.comparison.digest_at(request.index, wait).await.map_err(internal)?;
+        Ok(Response::new(DigestReply { digest }))
+    }
+
+    async fn differ(&self, request: Request<DifferRequest>) -> Result<Response<DifferReply>, Status> {
+        let request = request.into_inner();
+        self.check(request.cell_id)?;
+        check_replica(self.replica, request.to)?;
+        match self.comparison.accuse(request) {
+            true => Ok(Response::new(DifferReply {})),
+            false => Err(Status::failed_precondition("this replica has told no such digest")),
+        }
+    }
+
+    async fn health(&self, request: Request<HealthRequest>) -> Result<Response<HealthReply>, Status> {
+        let request = request.into_inner();
+        self.check(request.cell_id)?;
+        check_replica(self.replica, request.to)?;
+        self.admission.check_voting()?;
+        Ok(Response::new(HealthReply { ailment: self.health.report().unwrap_or_default() }))
     }
 }
 

@@ -1,8 +1,11 @@
 //! Tests of the cell from outside.
 
+mod comparison;
 mod cut;
+mod health;
 mod membership;
 mod repair;
 mod replication;
+mod stopping;
 mod storage;
 mod trio;

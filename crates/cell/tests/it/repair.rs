@@ -19,12 +19,12 @@ fn marker(trio: &Trio, id: ReplicaId) -> PathBuf {
     trio.data(id).join("replacing")
 }
 
-async fn replace(trio: &mut Trio, id: ReplicaId) {
+pub(crate) async fn replace(trio: &mut Trio, id: ReplicaId) {
     trio.start_replica_with(id, |config| config.replace = true).await.expect("the folder is empty");
 }
 
 /// Waits until the replica is well and says that it votes.
-async fn repaired(trio: &Trio, id: ReplicaId) {
+pub(crate) async fn repaired(trio: &Trio, id: ReplicaId) {
     let deadline = Instant::now() + LIMIT;
     loop {
         let status = trio.cell(id).status();
@@ -72,7 +72,7 @@ pub(crate) async fn write_much(cell: &Cell) {
 }
 
 /// Adds one after the other until told to stop; gives back how many.
-async fn keep_adding(cell: Cell, stop: Arc<AtomicBool>) -> i64 {
+pub(crate) async fn keep_adding(cell: Cell, stop: Arc<AtomicBool>) -> i64 {
     let mut added = 0;
     while !stop.load(Ordering::Relaxed) {
         add(&cell, &format!("{}/{added}", cell.replica()), 1).await.expect("it is added");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bramah_cell::disk::RealDisk;
+use bramah_cell::disk::{Disk, RealDisk};
 use bramah_cell::{
     Cell, CellConfig, Leadership, LogOptions, Member, ReplicaId, StartError, Tuning, WallClock, World,
 };
@@ -44,6 +44,7 @@ pub(crate) struct Trio {
     pub(crate) tuning: Tuning,
     replicas: Vec<Option<Replica>>,
     cables: [Cable; MOST as usize],
+    disks: [Arc<dyn Disk>; MOST as usize],
 }
 
 /// Ports that nobody listens on now.
@@ -73,7 +74,18 @@ impl Drop for Trio {
 
 impl Trio {
     pub(crate) async fn start(tuning: Tuning) -> Trio {
+        Self::of_none(tuning).founded().await
+    }
+
+    /// With other disks than the real one, for the replicas 1, 2 and so on.
+    pub(crate) async fn start_on(tuning: Tuning, disks: impl IntoIterator<Item = Arc<dyn Disk>>) -> Trio {
         let mut trio = Self::of_none(tuning);
+        trio.disks.iter_mut().zip(disks).for_each(|(place, disk)| *place = disk);
+        trio.founded().await
+    }
+
+    async fn founded(self) -> Trio {
+        let mut trio = self;
         for id in 1..=3 {
             trio.start_replica(id).await.expect("a new cell starts");
         }
@@ -104,7 +116,8 @@ impl Trio {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let spares = members.split_off(3);
         let replicas = (0..MOST).map(|_| None).collect();
-        Trio { folder, members, spares, tuning, replicas, cables: Default::default() }
+        let disks = std::array::from_fn(|_| Arc::new(RealDisk) as Arc<dyn Disk>);
+        Trio { folder, members, spares, tuning, replicas, cables: Default::default(), disks }
     }
 
     /// Where a replica is.
@@ -149,7 +162,7 @@ impl Trio {
         change(&mut config);
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let world = World {
-            disk: Arc::new(RealDisk),
+            disk: Arc::clone(&self.disks[id as usize - 1]),
             transport: Arc::new(self.cable(id).clone()),
             clock: WallClock::system(),
         };

@@ -8,44 +8,50 @@ use bramah_cell::disk::{Access, Disk, DiskFile, Lock, RealDisk, Wake, Worker};
 
 /// The disk; clones share the gate.
 #[derive(Clone, Default)]
-pub(super) struct GatedDisk {
-    pub(super) gate: Arc<Gate>,
+pub(crate) struct GatedDisk {
+    pub(crate) gate: Arc<Gate>,
 }
 
 #[derive(Default)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     state: Mutex<GateState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-pub(super) struct GateState {
-    pub(super) shut: bool,
+pub(crate) struct GateState {
+    pub(crate) shut: bool,
     /// Syncs that may pass although the gate is shut.
-    pub(super) permits: u64,
+    pub(crate) permits: u64,
     /// Syncs that wait, and those that have passed.
-    pub(super) waiting: u64,
-    pub(super) passed: u64,
+    pub(crate) waiting: u64,
+    pub(crate) passed: u64,
     /// Syncs fail.
-    pub(super) broken: bool,
+    pub(crate) broken: bool,
     /// Reads wait, too.
-    pub(super) reads_shut: bool,
-    pub(super) reads_waiting: u64,
+    pub(crate) reads_shut: bool,
+    pub(crate) reads_waiting: u64,
+    /// Nothing more can be laid out.
+    pub(crate) full: bool,
 }
 
 impl Gate {
-    pub(super) fn change(&self, change: impl FnOnce(&mut GateState)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut GateState)) {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_all();
     }
 
-    pub(super) fn wait_until(&self, condition: impl Fn(&GateState) -> bool) {
+    pub(crate) fn wait_until(&self, condition: impl Fn(&GateState) -> bool) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         drop(self.changed.wait_while(state, |state| !condition(state)));
     }
 
-    pub(super) fn passed(&self) -> u64 {
+    pub(crate) fn passed(&self) -> u64 {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).passed
+    }
+
+    fn is_full(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).full
     }
 
     fn pass(&self) -> io::Result<()> {
@@ -84,7 +90,10 @@ impl DiskFile for GatedFile {
         self.file.set_length(length)
     }
     fn fill_with_zeros(&self, from: u64, to: u64) -> io::Result<()> {
-        self.file.fill_with_zeros(from, to)
+        match self.gate.is_full() {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => self.file.fill_with_zeros(from, to),
+        }
     }
     fn sync_data(&self) -> io::Result<()> {
         self.gate.pass()?;
@@ -113,7 +122,7 @@ impl Disk for GatedDisk {
         RealDisk.sync_directory(path)
     }
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        RealDisk.free_bytes(path)
+        if self.gate.is_full() { Ok(0) } else { RealDisk.free_bytes(path) }
     }
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
         RealDisk.lock(path)

@@ -5,7 +5,7 @@ mod damage;
 mod data_folder;
 mod flips;
 mod full_disk;
-mod gated_disk;
+pub(crate) mod gated_disk;
 mod group_sync;
 mod log;
 mod sim_disk;
