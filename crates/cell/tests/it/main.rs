@@ -1,6 +1,7 @@
 //! Tests of the cell from outside.
 
 mod cut;
+mod fuzz;
 mod membership;
 mod repair;
 mod replication;
