@@ -196,3 +196,17 @@ async fn go_on(log: &mut Log) {
     assert_eq!(log.try_get_log_entries(log_id.index..log_id.index + 1).await.expect("entries"), [entry]);
     log.save_vote(&Vote::new(10, 1)).await.expect("a vote");
 }
+
+/// Else nothing but refusals would be tested.
+#[test]
+fn the_corpus_has_logs_that_open() {
+    let few = Folder::of(include_bytes!("../../__fuzz__/log/corpus/few-entries"));
+    let mut log = reopen(&few.disk()).expect("it is whole");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let (entries, vote, purged) = runtime.block_on(contents(&mut log));
+    assert_eq!((entries, vote, purged), (few.entries(), Some(Vote::new_committed(3, 7)), None));
+    assert_eq!(few.entries().len(), 5);
+    let purged = Folder::of(include_bytes!("../../__fuzz__/log/corpus/three-segments-purged"));
+    let mut log = reopen(&purged.disk()).expect("it is whole");
+    assert_eq!(runtime.block_on(contents(&mut log)).2.map(|purged| purged.index), Some(7));
+}

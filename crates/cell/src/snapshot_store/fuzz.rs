@@ -114,3 +114,21 @@ fn meta_of(bytes: &[u8]) -> Option<Meta> {
     let length = u32_at(bytes.get(..HEAD_BYTES)?, 24) as usize;
     postcard::from_bytes(bytes.get(HEAD_BYTES..HEAD_BYTES.checked_add(length)?)?).ok()
 }
+
+/// Else nothing but refusals would be tested; and repairing changes nothing that is whole.
+#[test]
+fn the_corpus_has_snapshots_that_are_whole() {
+    let whole: [&[u8]; 3] = [
+        include_bytes!("../../__fuzz__/snapshot/corpus/plain"),
+        include_bytes!("../../__fuzz__/snapshot/corpus/in-chunks"),
+        include_bytes!("../../__fuzz__/snapshot/corpus/with-removed"),
+    ];
+    for bytes in whole {
+        assert_eq!(repaired(bytes.to_vec()), bytes);
+        let disk = disk();
+        let file = disk.open(&Path::new(FOLDER).join("snapshot-5-2"), Access::Create).expect("a file");
+        file.write_all_at(bytes, 0).expect("a write");
+        let machine = MachineStore::open(disk.shared(), store(&disk).expect("it is whole")).expect("a state");
+        machine.machine().read(|state| assert!(state.node_count() > 2));
+    }
+}
