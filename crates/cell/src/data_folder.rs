@@ -482,7 +482,7 @@ fn read_identity(disk: &dyn Disk, folder: &Path) -> Result<(Owner, Stage), Folde
     };
     let number =
         |text: &str, radix| u64::from_str_radix(text, radix).map_err(|_| damaged("a number is wrong"));
-    let found = number(field("format")?, 10)? as u32;
+    let found = u32::try_from(number(field("format")?, 10)?).unwrap_or(u32::MAX);
     if found != FORMAT {
         return Err(FolderError::Version { path, found });
     }

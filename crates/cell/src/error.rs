@@ -65,7 +65,7 @@ pub enum ProposeError {
     LeaderLost,
     /// An earlier try may have done it; this is what the last one ended with.
     #[error("it may have been done by an earlier try whose answer was lost; then: {0}")]
-    Uncertain(Box<ProposeError>),
+    Uncertain(#[serde(deserialize_with = "never_sent")] Box<ProposeError>),
     /// Requests from another replica that can't be read. Nothing was done.
     #[error("the requests can't be read: {why}; do all replicas run one version?")]
     Unreadable {
@@ -80,6 +80,12 @@ pub enum ProposeError {
         /// Whether the request was under way by then.
         under_way: bool,
     },
+}
+
+/// What an earlier try may have done is known to the replica that tried, and to nobody else. A body that nested such
+/// errors deeply would also exhaust the stack of whoever reads it.
+fn never_sent<'de, D: serde::Deserializer<'de>>(_: D) -> Result<Box<ProposeError>, D::Error> {
+    Err(serde::de::Error::custom("an uncertain failure, which no replica sends"))
 }
 
 impl ProposeError {

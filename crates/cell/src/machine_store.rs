@@ -79,7 +79,8 @@ fn read_removed(body: &mut impl Read) -> io::Result<BTreeSet<ReplicaId>> {
         body.read_exact(&mut id)?;
         removed.insert(ReplicaId::from_le_bytes(id));
     }
-    Ok(removed)
+    // Also the only way to learn that the file's end is as it should be.
+    if body.read(&mut magic)? == 0 { Ok(removed) } else { Err(wrong()) }
 }
 
 /// What readers share with the task that applies entries.

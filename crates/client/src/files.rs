@@ -281,6 +281,6 @@ fn written(outcome: Outcome) -> Result<Written, Error> {
     }
 }
 
-fn entry(entry: v1::DirectoryEntry) -> Option<DirectoryEntry> {
+pub(crate) fn entry(entry: v1::DirectoryEntry) -> Option<DirectoryEntry> {
     Some(DirectoryEntry { name: entry.name, stat: entry.stat?.into() })
 }

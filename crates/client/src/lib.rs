@@ -48,6 +48,8 @@ mod client;
 mod counter;
 mod error;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod lease;
 mod link;
 mod members;

@@ -123,10 +123,12 @@ impl Batch {
         if count > MAX_BATCH_REQUESTS || encoded.len() > MAX_BATCH_BYTES {
             return Err(BatchError::Full { bytes: encoded.len(), requests: count });
         }
-        let mut requests = Vec::with_capacity(count);
-        for framed in run(count, rest)? {
-            requests.push(decode_request(framed, requests.len())?);
-        }
+        let framed = run(count, rest)?;
+        let requests = framed
+            .iter()
+            .enumerate()
+            .map(|(index, framed)| decode_request(framed, index))
+            .collect::<Result<_, _>>()?;
         Ok(Batch { time_ms: u64::from_le_bytes(*time), requests })
     }
 }
@@ -243,7 +245,8 @@ pub fn decode_outcomes(encoded: &[u8]) -> Result<Vec<Outcome>, BatchError> {
 
 /// Takes a run of `count` requests apart; there must be nothing behind them.
 fn run(count: usize, mut rest: &[u8]) -> Result<Vec<&[u8]>, BatchError> {
-    let mut requests = Vec::with_capacity(count.min(MAX_BATCH_REQUESTS));
+    // No more than there can be: a count that lies must not ask for memory.
+    let mut requests = Vec::with_capacity(count.min(rest.len() / LENGTH_BYTES));
     for index in 0..count {
         let truncated = BatchError::Truncated { index };
         let Some((length, after)) = rest.split_first_chunk() else {

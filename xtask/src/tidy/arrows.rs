@@ -7,13 +7,14 @@ use super::TextFile;
 
 /// A crate of `crates/`, what it is built from, and what its tests may use besides.
 const ARROWS: &[(&str, &[&str], &[&str])] = &[
-    ("machine", &[], &[]),
+    ("fuzz", &[], &[]),
+    ("machine", &[], &["fuzz"]),
     ("wire", &[], &[]),
-    ("cell", &["machine", "wire"], &[]),
-    ("client", &["wire"], &["server"]),
-    ("server", &["cell", "machine", "wire"], &["client"]),
+    ("cell", &["machine", "wire"], &["fuzz"]),
+    ("client", &["wire"], &["fuzz", "server"]),
+    ("server", &["cell", "machine", "wire"], &["client", "fuzz"]),
     ("sim", &["cell", "client", "machine", "server", "wire"], &[]),
-    ("bramah", &["client", "server"], &["sim"]),
+    ("bramah", &["client", "server"], &["fuzz", "sim"]),
     // It tests a workspace that does not compile, so it must compile without it.
     ("xtask", &[], &[]),
 ];

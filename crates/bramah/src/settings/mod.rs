@@ -257,4 +257,6 @@ fn check_advertised(values: &Values, key: &str, member: &str) -> Result<(), Sett
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

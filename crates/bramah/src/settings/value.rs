@@ -49,7 +49,10 @@ pub fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
-/// A number with a unit, as `50ms`, `1.5s` or `2m`.
+/// A year. What is longer is a mistake, and times that far ahead overflow clocks.
+const LONGEST_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A number with a unit, as `50ms`, `1.5s` or `2m`; at most a year.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a duration; write a number and a unit, as 50ms, 2s or 1m");
     let (number, unit) = split_unit(text).ok_or_else(wrong)?;
@@ -61,7 +64,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => return Err(wrong()),
     };
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())
+    let length = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
+    if length > LONGEST_DURATION {
+        return Err(format!("{text:?} is longer than a year; at most 8760h go"));
+    }
+    Ok(length)
 }
 
 /// A number of bytes: `65536`, `64KiB`, `1.5GiB`, `10MB`.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use openraft::type_config::alias::{LeaderIdOf, VoteOf};
 
-use super::record::{LogId, leader_id};
+use super::record::{LogId, MAX_COUNT, leader_id};
 use super::segment::{PAGE_BYTES, check_owner};
 use super::{Identity, LogError};
 use crate::consensus::TypeConfig;
@@ -143,6 +143,9 @@ fn read_copy(
         return Err(LogError::Version { path: path.to_owned(), found: u32_at(8), known: VERSION });
     }
     check_owner(path, identity, field(0), field(1))?;
+    if [2, 3, 4, 8].into_iter().any(|number| field(number) > MAX_COUNT) {
+        return Err(LogError::damaged(path, offset, "a number is too large to be true"));
+    }
     let vote = (field(5) > 0).then(|| Vote {
         leader_id: LeaderIdOf::<TypeConfig> { term: field(6), node_id: field(7) },
         committed: field(5) == 2,

@@ -6,6 +6,8 @@
 
 mod control;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod reader;
 mod record;
 mod recovery;

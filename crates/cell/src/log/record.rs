@@ -23,6 +23,9 @@ pub(super) const SEGMENT_FIELD: usize = 8;
 /// A payload may not be longer: a damaged length must not make us ask for more memory than this.
 pub(super) const MAX_PAYLOAD_BYTES: usize = 256 << 20;
 
+/// No index, sequence or generation gets there in the life of a cell, so counting on from one can't overflow.
+pub(super) const MAX_COUNT: u64 = u64::MAX / 2;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -132,6 +135,9 @@ pub(super) fn parse(seed: Seed, bytes: &[u8; HEADER_BYTES]) -> Option<Header> {
     let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
     if u32_at(SEGMENT_FIELD) != seed.segment || u32_at(0) as usize > MAX_PAYLOAD_BYTES {
+        return None;
+    }
+    if u64_at(16).max(u64_at(40)) > MAX_COUNT {
         return None;
     }
     Some(Header {

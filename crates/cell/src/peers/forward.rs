@@ -257,7 +257,14 @@ impl InFlight {
             }
             return Ok(None);
         }
-        match super::decode(&outcomes.failure)? {
+        let failure = match super::decode(&outcomes.failure) {
+            Ok(failure) => failure,
+            Err(status) => {
+                submission.fail(ProposeError::LeaderLost);
+                return Err(status);
+            }
+        };
+        match failure {
             ProposeError::NotLeader => return Ok(Some(submission)),
             error @ (ProposeError::LeaderLost | ProposeError::Stopping { .. }) => {
                 match (error.may_have_been_done(), submission.retriable) {

@@ -1,6 +1,8 @@
 //! How replicas speak to each other: gRPC with postcard bodies (`peer.proto`).
 
 mod forward;
+#[cfg(test)]
+mod fuzz;
 mod network;
 mod service;
 

@@ -42,7 +42,7 @@ pub(super) fn encode_head(cell_id: u64, meta: &Meta) -> Result<Vec<u8>, postcard
     Ok(bytes)
 }
 
-fn head_checksum(bytes: &[u8]) -> u32 {
+pub(super) fn head_checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..])
 }
 

@@ -7,6 +7,8 @@
 mod error;
 mod file;
 mod format;
+#[cfg(test)]
+mod fuzz;
 mod receiving;
 mod write;
 

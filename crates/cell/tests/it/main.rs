@@ -2,6 +2,7 @@
 
 mod comparison;
 mod cut;
+mod fuzz;
 mod health;
 mod membership;
 mod repair;

@@ -13,7 +13,7 @@ fn path(text: &str) -> Path {
 }
 
 /// One of each command, and one of each sender.
-fn requests() -> Vec<Request> {
+pub(crate) fn requests() -> Vec<Request> {
     let anonymous = |command| Request { identity: Identity::Anonymous, command };
     let session = SessionId(1);
     let numbered = |number, confirmed, command| Request {

@@ -2,6 +2,7 @@
 
 mod dedup;
 mod formats;
+mod fuzz;
 mod garbled;
 mod generate;
 mod model;

@@ -28,7 +28,7 @@ pub(super) async fn change(cell: &Cell, request: v1::ChangeMembersRequest) -> Re
     Ok(())
 }
 
-fn translated(change: Option<Wire>) -> Result<Change, v1::Failure> {
+pub(super) fn translated(change: Option<Wire>) -> Result<Change, v1::Failure> {
     let change = change.ok_or_else(|| {
         translate::invalid(
             "the request has no change that this version knows; is the client newer than the cell?",

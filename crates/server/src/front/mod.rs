@@ -1,5 +1,7 @@
 //! The fronts: each speaks one protocol and sees only the cell's face.
 
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod grpc;
 mod members;
 mod session;

@@ -168,9 +168,18 @@ impl HostDisk {
         *self = Self::new(seed);
     }
 
+    /// Whether there is nothing on it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.disk.files().is_empty()
+    }
+
     /// What the storm did that explains why a replica ended with this error.
     pub(super) fn explains_end(&self, why: &str) -> Explanation {
         let mut state = self.inner.state.lock();
+        if why.contains("the state of replica") {
+            // Its digest differs from the others' (spec G-9), which no fault of the storm explains.
+            return Explanation::None;
+        }
         // Whatever else it stumbles over, it has not recognised the damage (spec G-4).
         if state.damaged && why.contains("damaged") {
             return Explanation::Damage;

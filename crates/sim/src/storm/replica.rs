@@ -60,6 +60,8 @@ pub struct Replica {
     pub(super) wall_off_ms: Arc<AtomicI64>,
     pub(super) starts: u64,
     far_apart: bool,
+    /// It has lost its data once, and is told of the members that there are now.
+    replaced: bool,
     /// It came later: it joins the cell, instead of founding it.
     pub(super) joins: bool,
     /// The cell has removed it for good.
@@ -82,6 +84,7 @@ impl Replica {
             wall_off_ms: Arc::default(),
             starts: 0,
             far_apart,
+            replaced: false,
             joins: false,
             retired: false,
         }
@@ -107,6 +110,11 @@ impl Replica {
         watch: Watch,
     ) -> impl Future<Output = ()> + Send + 'static {
         self.starts += 1;
+        if manner == Manner::Replace {
+            (self.replaced, self.joins) = (true, true);
+        }
+        // Whoever gave it an empty folder says so at each start until it is in use, and whom to ask now.
+        let manner = if self.replaced && self.disk.is_empty() { Manner::Replace } else { manner };
         *self.slot.lock() = Slot::default();
         let off = Arc::clone(&self.wall_off_ms);
         let clock = WallClock::from_fn(move || {
@@ -172,6 +180,8 @@ fn tuning(far_apart: bool) -> Tuning {
         heartbeat,
         election_min,
         election_max,
+        slow_disk: ms(250),
+        digest_interval: ms(1_000),
         snapshot_log_bytes: 48 << 10,
         log_keep_bytes: 16 << 10,
         log: LogOptions {
