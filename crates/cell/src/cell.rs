@@ -149,7 +149,11 @@ impl Cell {
         let mut requests = Requests::default();
         requests.push(request)?;
         let submission = requests.submission(deadline, Box::new(|_| {}));
-        self.inner.router.submit(Submission { forwarded: !planted::is(Bug::ExpiryByDeposedLeader), retriable: false, ..submission });
+        self.inner.router.submit(Submission {
+            forwarded: !planted::is(Bug::ExpiryByDeposedLeader),
+            retriable: false,
+            ..submission
+        });
         Ok(())
     }
 

@@ -25,8 +25,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use twox_hash::XxHash3_64;
 
-use crate::planted::{self, Bug};
 use crate::keys::{Kept, Keys};
+use crate::planted::{self, Bug};
 use crate::session::{Session, Sessions};
 use crate::tree::{Node, Tree};
 use crate::{MAX_CONTENTS_BYTES, Outcome, Path, SessionId, State};

@@ -248,7 +248,10 @@ fn front(
     });
 }
 
-pub(crate) async fn listen(transport: &dyn Transport, address: &str) -> Result<Box<dyn Listener>, StartError> {
+pub(crate) async fn listen(
+    transport: &dyn Transport,
+    address: &str,
+) -> Result<Box<dyn Listener>, StartError> {
     transport.listen(address).await.map_err(|error| listen_error(address, error))
 }
 

@@ -121,7 +121,8 @@ fn options() -> Result<Option<Options>> {
 
 impl Options {
     fn take(&mut self, name: &str, value: String) -> Result<()> {
-        let number = || value.parse::<u64>().with_context(|| format!("--{name} {value:?}: a number is needed"));
+        let number =
+            || value.parse::<u64>().with_context(|| format!("--{name} {value:?}: a number is needed"));
         match name {
             "json" => self.json = true,
             "seconds" => self.plan.seconds = number()?,
@@ -140,7 +141,8 @@ impl Options {
             "log" => self.log = Some(value),
             "bug" => {
                 let known = planted::ALL.iter().find(|(_, known)| *known == value);
-                let (bug, _) = known.with_context(|| format!("no bug is called {value:?}; see --list-bugs"))?;
+                let (bug, _) =
+                    known.with_context(|| format!("no bug is called {value:?}; see --list-bugs"))?;
                 planted::plant(*bug);
             }
             _ => bail!("--{name} is no option; --help names them"),

@@ -107,7 +107,12 @@ fn picture(times: &[f64], median: f64, p99: f64) -> String {
     }
     for step in 0..=4 {
         let ms = end * f64::from(step) / 4.0;
-        let _ = writeln!(svg, "<text x='{:.1}' y='{}' text-anchor='middle'>{ms:.0} ms</text>", x(ms), top + height + 22.0);
+        let _ = writeln!(
+            svg,
+            "<text x='{:.1}' y='{}' text-anchor='middle'>{ms:.0} ms</text>",
+            x(ms),
+            top + height + 22.0
+        );
     }
     svg.push_str("</svg>\n");
     svg

@@ -57,7 +57,10 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
             Long("jobs") => jobs = arguments.value()?.parse::<usize>()?.max(1),
             Long("json") => json = true,
             Long("bugs") => bugs = true,
-            Long(name @ ("bug" | "faults" | "seconds" | "replicas" | "far-apart" | "think" | "history" | "log")) => {
+            Long(
+                name
+                @ ("bug" | "faults" | "seconds" | "replicas" | "far-apart" | "think" | "history" | "log"),
+            ) => {
                 let name = format!("--{name}");
                 passed_on.extend([name, arguments.value()?.string()?]);
             }
@@ -284,7 +287,8 @@ fn one(program: &Path, seed: u64, arguments: &[String]) -> std::result::Result<V
     let _ = fs::remove_file(&log);
     let said = said.map_err(|error| format!("{error:#}"))?;
     let last = said.trim_end().rsplit('\n').next().unwrap_or_default();
-    serde_json::from_str::<Value>(last).map_err(|_| format!("it ended without a report:\n{}", said.trim_end()))
+    serde_json::from_str::<Value>(last)
+        .map_err(|_| format!("it ended without a report:\n{}", said.trim_end()))
 }
 
 /// Adds what came of a seed; true if it failed, which is told at once.
@@ -323,7 +327,8 @@ fn note(
 }
 
 fn replay_command(seed: u64, arguments: &[String]) -> String {
-    let words = arguments.iter().map(|word| if word.contains(' ') { format!("'{word}'") } else { word.clone() });
+    let words =
+        arguments.iter().map(|word| if word.contains(' ') { format!("'{word}'") } else { word.clone() });
     let words: Vec<String> = words.collect();
     format!("cargo xtask storm --seed {seed} {}", words.join(" ")).trim_end().to_owned()
 }
@@ -371,7 +376,11 @@ fn planted_bugs(program: &Path, jobs: usize) -> Result<Vec<String>> {
         let plan = Plan { seeds, fresh_from: 0, until: None, jobs, arguments, stop_at_first: true };
         let total = rage(Path::new("."), program, &plan);
         match total.failed.iter().min() {
-            Some(seed) => println!("planted bug {bug}: found by seed {seed}, after {} seeds, {:.1} s", total.seeds, total.took.as_secs_f64()),
+            Some(seed) => println!(
+                "planted bug {bug}: found by seed {seed}, after {} seeds, {:.1} s",
+                total.seeds,
+                total.took.as_secs_f64()
+            ),
             None => {
                 println!("planted bug {bug}: NOT found within {} seeds", total.seeds);
                 missed.push(bug);

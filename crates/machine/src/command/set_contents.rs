@@ -56,7 +56,9 @@ impl SetContents {
             return Err(node.wrong_kind(&self.path, NodeKind::File));
         }
         match self.if_generation {
-            Some(wanted) if wanted != node.content_generation && !planted::is(Bug::GenerationIgnored) => Err(self.mismatch(node.content_generation)),
+            Some(wanted) if wanted != node.content_generation && !planted::is(Bug::GenerationIgnored) => {
+                Err(self.mismatch(node.content_generation))
+            }
             _ => Ok(()),
         }
     }

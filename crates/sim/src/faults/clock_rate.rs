@@ -2,8 +2,8 @@
 
 use rand::RngExt;
 
-use crate::engine::Pace;
 use super::Fault;
+use crate::engine::Pace;
 use crate::storm::Storm;
 
 pub(super) struct ClockRate;

@@ -25,6 +25,10 @@ impl Fault for CrashAtStep {
         let step = steps[storm.random().random_range(0..steps.len())].clone();
         let (times, done) = (storm.random().random_range(0..20), storm.random().random_bool(0.5));
         storm.disk(replica).cut_power_at(&step, times, done);
-        Some(format!("replica {} loses power {} step {times} of \"{step}\"", replica + 1, if done { "after" } else { "before" }))
+        Some(format!(
+            "replica {} loses power {} step {times} of \"{step}\"",
+            replica + 1,
+            if done { "after" } else { "before" }
+        ))
     }
 }

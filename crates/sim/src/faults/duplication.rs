@@ -1,6 +1,5 @@
 //! What was sent once arrives a second time, on a connection of its own, also long after.
 
-
 use super::Fault;
 use crate::storm::Storm;
 

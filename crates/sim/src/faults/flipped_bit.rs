@@ -1,7 +1,7 @@
 //! A bit of a file is not what was written.
 
-use rand::{RngExt, SeedableRng};
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::Fault;
 use crate::storm::Storm;

@@ -1,6 +1,5 @@
 //! Leadership is handed to another replica under load.
 
-
 use super::Fault;
 use crate::storm::Storm;
 

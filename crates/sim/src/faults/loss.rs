@@ -27,6 +27,9 @@ impl Fault for Loss {
             let lost = storm.network().counts().lost > before;
             storm.fired_if("loss", lost);
         });
-        Some(format!("{:.0} % of packets from host {from} to host {to} are lost, for {lasts} ms", loss * 100.0))
+        Some(format!(
+            "{:.0} % of packets from host {from} to host {to} are lost, for {lasts} ms",
+            loss * 100.0
+        ))
     }
 }

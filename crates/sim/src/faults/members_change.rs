@@ -46,7 +46,8 @@ impl Fault for MembersChange {
                 (format!("replica {some_voter} leaves"), vec![Change::Remove { ids: one }])
             }
             _ if voters.len() > 3 => {
-                let fewer: BTreeSet<u64> = voters.iter().copied().filter(|voter| *voter != some_voter).collect();
+                let fewer: BTreeSet<u64> =
+                    voters.iter().copied().filter(|voter| *voter != some_voter).collect();
                 let all: BTreeSet<u64> = voters.iter().copied().collect();
                 let changes = vec![Change::Voters { ids: fewer }, Change::Voters { ids: all }];
                 (format!("replica {some_voter} only learns for a while"), changes)

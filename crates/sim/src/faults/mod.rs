@@ -42,11 +42,20 @@ pub trait Fault: Sync {
 
 /// What comes with a fault of another name, or with none, and must have happened too.
 pub const BESIDES: [(&str, &str); 5] = [
-    ("reordering", "comes with delay: connections overtake each other, so no order across them may be relied on"),
+    (
+        "reordering",
+        "comes with delay: connections overtake each other, so no order across them may be relied on",
+    ),
     ("lost writes", "comes with power cuts: what was written and not synced is not there"),
     ("torn write", "comes with power cuts: part of what was written and not synced is there"),
-    ("snapshots and purges", "come all the time: the log is short, so that what is in it is always part of the truth"),
-    ("repair from the others", "comes after a flipped bit: a replica begins with nothing, and votes when it has caught up"),
+    (
+        "snapshots and purges",
+        "come all the time: the log is short, so that what is in it is always part of the truth",
+    ),
+    (
+        "repair from the others",
+        "comes after a flipped bit: a replica begins with nothing, and votes when it has caught up",
+    ),
 ];
 
 /// All of them.

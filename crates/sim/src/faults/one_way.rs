@@ -21,9 +21,16 @@ impl Fault for OneWay {
         let lasts = storm.random().random_range(200..5_000);
         let deaf = storm.random().random_bool(0.5);
         let host = storm.host_of(replica);
-        let cuts: Vec<_> =
-            storm.other_hosts(replica).into_iter().map(|it| if deaf { (it, host) } else { (host, it) }).collect();
+        let cuts: Vec<_> = storm
+            .other_hosts(replica)
+            .into_iter()
+            .map(|it| if deaf { (it, host) } else { (host, it) })
+            .collect();
         storm.block("one-way partition", cuts, lasts);
-        Some(format!("replica {} {} for {lasts} ms", replica + 1, if deaf { "hears nobody" } else { "is heard by nobody" }))
+        Some(format!(
+            "replica {} {} for {lasts} ms",
+            replica + 1,
+            if deaf { "hears nobody" } else { "is heard by nobody" }
+        ))
     }
 }

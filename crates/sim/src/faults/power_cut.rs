@@ -26,6 +26,10 @@ impl Fault for PowerCut {
             storm.restart_later(*replica, pause);
         }
         storm.fired(self.name());
-        Some(if all { "all lose power at once".to_owned() } else { format!("replica {} loses power", one + 1) })
+        Some(if all {
+            "all lose power at once".to_owned()
+        } else {
+            format!("replica {} loses power", one + 1)
+        })
     }
 }

@@ -181,7 +181,8 @@ impl Worker {
 
     async fn delete(&mut self, key: u64) {
         let path = file(key);
-        let begun = self.application.recorder.begin(self.number, path.as_str(), Call::Delete { if_generation: None });
+        let begun =
+            self.application.recorder.begin(self.number, path.as_str(), Call::Delete { if_generation: None });
         let deleted = self.client.delete(path).await;
         if deleted.is_ok() {
             self.generations.insert(key, 0);

@@ -18,13 +18,21 @@ impl Storm {
             let pause = self.random.random_range(100..400);
             self.run_for(pause);
             if !self.wait_until(WHOLE_LIMIT_MS, Storm::is_whole) {
-                return self.watch.report(format!("the cell was not whole within {WHOLE_LIMIT_MS} ms after a crash"));
+                return self
+                    .watch
+                    .report(format!("the cell was not whole within {WHOLE_LIMIT_MS} ms after a crash"));
             }
             let Some(leader) = self.leader() else { continue };
             let crashed_ns = self.now_ms() * 1_000_000;
-            if self.random.random_bool(0.5) { self.kill(leader) } else { self.cut_power(leader) }
+            if self.random.random_bool(0.5) {
+                self.kill(leader)
+            } else {
+                self.cut_power(leader)
+            }
             if !self.wait_until(FAILOVER_LIMIT_MS, |storm| storm.served_since(crashed_ns).is_some()) {
-                return self.watch.report(format!("nobody was served within {FAILOVER_LIMIT_MS} ms after a crash"));
+                return self
+                    .watch
+                    .report(format!("nobody was served within {FAILOVER_LIMIT_MS} ms after a crash"));
             }
             let served_ns = self.served_since(crashed_ns).unwrap_or(crashed_ns);
             self.failovers_us.push((served_ns - crashed_ns) / 1_000);
@@ -56,7 +64,8 @@ impl Storm {
     /// When the first write that was asked for since then was acknowledged.
     fn served_since(&self, since_ns: u64) -> Option<u64> {
         self.recorder.first(|operation| {
-            let done = matches!(operation.outcome, Outcome::Answered(Answer::Value { .. } | Answer::Written { .. }));
+            let done =
+                matches!(operation.outcome, Outcome::Answered(Answer::Value { .. } | Answer::Written { .. }));
             done && operation.invoked >= since_ns && !matches!(operation.call, Call::Read | Call::Get)
         })
     }

@@ -19,7 +19,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::check::digests;
-use crate::engine::{Engine, HostId, Pace, network::{Link, Network}};
+use crate::engine::{
+    Engine, HostId, Pace,
+    network::{Link, Network},
+};
 use crate::faults::{self, Fault};
 use crate::history::Recorder;
 use client::Application;
@@ -227,8 +230,10 @@ impl Storm {
 
     /// Faults strike until the time is over.
     fn rage(&mut self) {
-        let faults: Vec<Box<dyn Fault>> =
-            faults::all().into_iter().filter(|fault| self.plan.faults.iter().any(|name| name == fault.name())).collect();
+        let faults: Vec<Box<dyn Fault>> = faults::all()
+            .into_iter()
+            .filter(|fault| self.plan.faults.iter().any(|name| name == fault.name()))
+            .collect();
         self.run_for(CALM_MS);
         let end = self.now_ms() + self.plan.seconds * 1_000;
         while self.now_ms() < end {
@@ -280,7 +285,8 @@ impl Storm {
         }
         self.read_everything();
         self.sample_digests();
-        let purged = self.replicas.iter().filter_map(Replica::cell).filter(|cell| cell.status().purged_index > 0);
+        let purged =
+            self.replicas.iter().filter_map(Replica::cell).filter(|cell| cell.status().purged_index > 0);
         let purged = purged.count() > 0;
         self.fired_if("snapshots and purges", purged);
     }
@@ -313,7 +319,9 @@ impl Storm {
         let statuses: Vec<_> = cells.iter().map(Cell::status).collect();
         leaders[0].is_some()
             && leaders.windows(2).all(|pair| pair[0] == pair[1])
-            && statuses.iter().all(|it| it.applied_index == statuses[0].last_log_index && it.trouble.is_empty())
+            && statuses
+                .iter()
+                .all(|it| it.applied_index == statuses[0].last_log_index && it.trouble.is_empty())
     }
 
     /// The replicas that are members, as whoever knows of the newest change has it.
@@ -463,8 +471,9 @@ impl Storm {
 
     /// The leader, as it sees itself.
     pub fn leader(&self) -> Option<usize> {
-        (0..self.replicas.len())
-            .find(|replica| self.replicas[*replica].cell().is_some_and(|cell| cell.leadership().borrow().here))
+        (0..self.replicas.len()).find(|replica| {
+            self.replicas[*replica].cell().is_some_and(|cell| cell.leadership().borrow().here)
+        })
     }
 
     /// A replica, up or not, by chance.
@@ -540,7 +549,8 @@ impl Storm {
     /// Starts a replica's process.
     pub fn start(&mut self, replica: usize, manner: Manner) {
         let founders = self.replicas.iter().filter(|it| !it.joins).map(Replica::member).collect();
-        let others = self.replicas.iter().filter(|it| it.number != self.replicas[replica].number && !it.retired);
+        let others =
+            self.replicas.iter().filter(|it| it.number != self.replicas[replica].number && !it.retired);
         let members = Known { founders, peers: others.map(|it| it.member().1.peer_address).collect() };
         let host = self.replicas[replica].host;
         let transport = self.engine.transport(host);
@@ -582,7 +592,8 @@ impl Storm {
                 self.fired(name);
             }
         }
-        let what = format!("power cut {step}: {} sectors lost, {} torn, {} kept", lost.lost, lost.torn, lost.kept);
+        let what =
+            format!("power cut {step}: {} sectors lost, {} torn, {} kept", lost.lost, lost.torn, lost.kept);
         self.timeline.note(Some(self.replicas[replica].number), Kind::Ended, &what);
     }
 
@@ -611,9 +622,8 @@ impl Storm {
 
     /// Whether a change of the members is under way.
     pub fn changes_members(&self) -> bool {
-        let under_way = |(until, done): &(u64, Arc<AtomicBool>)| {
-            self.now_ms() < *until && !done.load(Ordering::Relaxed)
-        };
+        let under_way =
+            |(until, done): &(u64, Arc<AtomicBool>)| self.now_ms() < *until && !done.load(Ordering::Relaxed);
         self.changing.as_ref().is_some_and(under_way)
     }
 
@@ -656,7 +666,9 @@ impl Storm {
             succeeded.store(make(&cell, changes).await, Ordering::Relaxed);
             ended.store(true, Ordering::Relaxed);
         });
-        self.later(LONGEST_CHANGE_MS, move |storm| storm.fired_if("members change", made.load(Ordering::Relaxed)));
+        self.later(LONGEST_CHANGE_MS, move |storm| {
+            storm.fired_if("members change", made.load(Ordering::Relaxed))
+        });
     }
 
     /// Kills an application's process and starts another in its place.

@@ -92,7 +92,13 @@ fn drawing(report: &Report) -> String {
     }
     histogram(&mut svg, report, lanes + LANE + 10.0);
     let _ = write!(svg, "<text x={LEFT} y={}>0 s</text>", height - 4.0);
-    let _ = write!(svg, "<text x={} y={} text-anchor=end>{:.0} s</text></svg>", LEFT + WIDTH, height - 4.0, end / 1e3);
+    let _ = write!(
+        svg,
+        "<text x={} y={} text-anchor=end>{:.0} s</text></svg>",
+        LEFT + WIDTH,
+        height - 4.0,
+        end / 1e3
+    );
     svg
 }
 
@@ -101,7 +107,9 @@ fn spans(notes: &[Note], replica: u64, end_ms: u64) -> Vec<(&'static str, u64, u
     let (mut up, mut led, mut spans) = (None, None, Vec::new());
     for note in notes {
         let ours = note.replica == Some(replica);
-        if let Some((from, what)) = led.take_if(|_| matches!(note.kind, Kind::Leads) || ours && note.kind == Kind::Ended) {
+        if let Some((from, what)) =
+            led.take_if(|_| matches!(note.kind, Kind::Leads) || ours && note.kind == Kind::Ended)
+        {
             spans.push(("leads", from, note.at_ms, what));
         }
         match note.kind {
@@ -138,7 +146,8 @@ fn histogram(svg: &mut String, report: &Report, top: f64) {
         let mut bar = |class: &str, from: u64, count: u64| {
             let height = count as f64 / most * 2.0 * (LANE - 6.0);
             let y = top + 2.0 * (LANE - 6.0) - from as f64 / most * 2.0 * (LANE - 6.0) - height;
-            let _ = write!(svg, "<rect class={class} x={x:.1} y={y:.1} width={width:.1} height={height:.1} />");
+            let _ =
+                write!(svg, "<rect class={class} x={x:.1} y={y:.1} width={width:.1} height={height:.1} />");
         };
         bar("ops", 0, answered);
         bar("unknown", answered, other);

@@ -132,7 +132,9 @@ impl Watch {
         // In openraft a vote is for a term and a replica: within a term, one of a higher number may still be elected
         // over another. Raft's own rule, one leader a term, holds for each such pair.
         if let Some(before) = before.filter(|before| again || *before > replica) {
-            self.report(format!("replica {replica} leads in term {term} after replica {before} did (election safety)"));
+            self.report(format!(
+                "replica {replica} leads in term {term} after replica {before} did (election safety)"
+            ));
         }
     }
 

@@ -1,9 +1,9 @@
 //! The storm's record and judges from outside: fed histories that are right, wrong and garbled.
 
 mod digests;
+mod engine;
 mod events;
 mod exactly_once;
-mod engine;
 mod history;
 mod linear;
 mod linear_exhaustive;

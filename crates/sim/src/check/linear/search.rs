@@ -51,6 +51,9 @@ pub trait Model {
     fn describe(&self, state: &Self::State) -> String;
 }
 
+/// How much of each class of unknown operations was used.
+type Used = Box<[u32]>;
+
 /// One operation, as the search sees it.
 #[derive(Clone, Debug)]
 pub struct Interval {
@@ -85,7 +88,7 @@ pub struct Search<'a, M: Model> {
     here: Position<M::State>,
     order: Vec<Taken>,
     /// Where the search has been: of each state and set of required operations, how much of each class was used.
-    been: HashMap<(Done, M::State), Vec<Box<[u32]>>>,
+    been: HashMap<(Done, M::State), Vec<Used>>,
 }
 
 #[derive(Debug)]

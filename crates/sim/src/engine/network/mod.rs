@@ -262,7 +262,8 @@ impl Network {
     }
 
     fn parse(address: &str) -> io::Result<(HostId, u16)> {
-        let malformed = || io::Error::new(io::ErrorKind::InvalidInput, format!("{address} is no address here"));
+        let malformed =
+            || io::Error::new(io::ErrorKind::InvalidInput, format!("{address} is no address here"));
         let address: SocketAddr = address.parse().map_err(|_| malformed())?;
         match address.ip() {
             IpAddr::V4(ip) if ip.octets()[3] > 0 => Ok((usize::from(ip.octets()[3]) - 1, address.port())),

@@ -103,12 +103,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(client: (HostId, u64), server: HostId, port: u16) -> Self {
-        Self {
-            port,
-            client: Half::new(client.0, client.1),
-            server: Half::new(server, 0),
-            ghost: false,
-        }
+        Self { port, client: Half::new(client.0, client.1), server: Half::new(server, 0), ghost: false }
     }
 
     /// A connection from nobody: what it is told is ignored.

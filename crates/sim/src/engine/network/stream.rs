@@ -156,7 +156,8 @@ impl AsyncRead for End {
             }
             half.read += taken.len();
             // Told in large steps, as the kernel does.
-            let told = (half.read >= WINDOW_BYTES / 2).then(|| Packet::Window(std::mem::take(&mut half.read)));
+            let told =
+                (half.read >= WINDOW_BYTES / 2).then(|| Packet::Window(std::mem::take(&mut half.read)));
             (Poll::Ready(Ok(())), told)
         });
         polled.unwrap_or(Poll::Pending)
@@ -164,11 +165,7 @@ impl AsyncRead for End {
 }
 
 impl AsyncWrite for End {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = self.with(|half| {
             if half.reset {
                 return (Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())), None);

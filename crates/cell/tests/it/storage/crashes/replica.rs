@@ -230,8 +230,7 @@ impl Replica {
         if replace {
             self.model.replacing.change(|replacing| *replacing = true);
         }
-        let owner =
-            Owner { cell: "main".to_owned(), cell_id: IDENTITY.cell_id, replica: IDENTITY.replica };
+        let owner = Owner { cell: "main".to_owned(), cell_id: IDENTITY.cell_id, replica: IDENTITY.replica };
         let entrance = replace.then_some(Entrance::Replacing);
         let opened = DataFolder::open_by(self.disk.shared(), Path::new(FOLDER), owner, entrance);
         let mut folder = opened.map_err(|error| error.to_string())?;
