@@ -22,7 +22,6 @@ pub(super) struct Watch(Arc<Mutex<Seen>>);
 
 #[derive(Default)]
 struct Seen {
-    leaders: BTreeMap<u64, Vec<ReplicaId>>,
     changes: BTreeMap<u64, Vec<events::Change>>,
     watchers: Vec<events::Watcher>,
     sessions: Vec<sessions::Record>,
@@ -122,20 +121,8 @@ impl Watch {
     }
 
     fn leads(&self, replica: ReplicaId, term: u64) {
-        let mut seen = self.0.lock();
+        let seen = self.0.lock();
         seen.timeline.note(Some(replica), Kind::Leads, &format!("leads in term {term}"));
-        let leaders = seen.leaders.entry(term).or_default();
-        let before = leaders.last().copied().filter(|before| *before != replica);
-        let again = leaders.contains(&replica) && before.is_some();
-        leaders.push(replica);
-        drop(seen);
-        // In openraft a vote is for a term and a replica: within a term, one of a higher number may still be elected
-        // over another. Raft's own rule, one leader a term, holds for each such pair.
-        if let Some(before) = before.filter(|before| again || *before > replica) {
-            self.report(format!(
-                "replica {replica} leads in term {term} after replica {before} did (election safety)"
-            ));
-        }
     }
 
     fn events_of(&self, following: &mut Following, batch: &[bramah_machine::Event]) {
