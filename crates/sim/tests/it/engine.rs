@@ -57,7 +57,7 @@ fn what_is_lost_comes_again_in_order() {
     pair.engine.network().set_link(1, 0, |link| (link.loss, link.delay_ms) = (0.3, (1, 50)));
     pair.engine.run_until(60_000);
     assert_eq!(lines(&pair.received), (0..100).collect::<Vec<_>>());
-    assert!(pair.engine.network().counts().lost > 10);
+    assert!(pair.engine.network().counts().lost > 3);
 }
 
 #[test]

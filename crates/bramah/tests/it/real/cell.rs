@@ -228,7 +228,9 @@ impl RealCell {
     pub(crate) fn replace_disk(&self, replica: Host) {
         std::fs::remove_file(self.disk_file(replica)).expect("it was broken");
         let data = self.data(replica);
-        std::fs::rename(&data, data.with_extension("broken")).expect("our folder");
+        let free =
+            (1..).map(|number| data.with_extension(format!("broken-{number}"))).find(|path| !path.exists());
+        std::fs::rename(&data, free.expect("there is no end of numbers")).expect("our folder");
     }
 
     fn clock_file(&self, replica: Host) -> PathBuf {
