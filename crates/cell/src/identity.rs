@@ -15,11 +15,8 @@ use crate::disk;
 use crate::error::StartError;
 use crate::peers;
 
-/// How long a replica that joins looks for a member of its cell.
+/// How long a replica that joins, or is replaced, looks for a member of its cell.
 const JOIN_LIMIT: Duration = Duration::from_secs(30);
-
-/// How long a replica that is replaced looks for one: it can begin without, from the list of members.
-const REPLACE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long a member may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
@@ -37,13 +34,13 @@ pub(crate) async fn identify(
         return Ok((owner(found.cell_id), replaced));
     }
     if config.replace {
-        let learned = learn(config, world, REPLACE_LIMIT, false).await?;
-        return Ok((owner(learned.unwrap_or_else(|| config.cell_id())), Some(Entrance::Replacing)));
+        // Not from the list of members: it may have changed since the cell was new, and a wrong number would stay.
+        let learned = learn(config, world, JOIN_LIMIT, false).await?;
+        return Ok((owner(learned.ok_or_else(|| nobody(config))?), Some(Entrance::Replacing)));
     }
     if !config.join.is_empty() {
         let learned = learn(config, world, JOIN_LIMIT, true).await?;
-        let nobody = || StartError::NobodyToJoin { asked: config.join.join(", "), waited: JOIN_LIMIT };
-        return Ok((owner(learned.ok_or_else(nobody)?), Some(Entrance::Joining)));
+        return Ok((owner(learned.ok_or_else(|| nobody(config))?), Some(Entrance::Joining)));
     }
     if !config.bootstrap {
         return Err(StartError::NotBootstrapped(config.data.display().to_string()));
@@ -51,6 +48,15 @@ pub(crate) async fn identify(
     // Alone it is the cell: there is nobody to ask.
     let founding = (config.members.len() > 1).then_some(Entrance::Founding);
     Ok((owner(config.cell_id()), founding))
+}
+
+fn nobody(config: &CellConfig) -> StartError {
+    let others = config.members.iter().filter(|(id, _)| *id != config.replica);
+    let asked: Vec<&str> = others
+        .map(|(_, member)| member.peer_address.as_str())
+        .chain(config.join.iter().map(String::as_str))
+        .collect();
+    StartError::NobodyToJoin { asked: asked.join(", "), waited: JOIN_LIMIT }
 }
 
 async fn stored(config: &CellConfig, world: &World) -> Result<Option<Owner>, StartError> {

@@ -1,7 +1,5 @@
 //! A process dies at once (SIGKILL, out of memory); its machine lives.
 
-use rand::RngExt;
-
 use super::Fault;
 use crate::storm::Storm;
 
@@ -18,7 +16,7 @@ impl Fault for Crash {
 
     fn strike(&self, storm: &mut Storm) -> Option<String> {
         let replica = storm.leader_or_any()?;
-        let pause = storm.random().random_range(20..4_000);
+        let pause = storm.time_away();
         storm.kill(replica);
         storm.restart_later(replica, pause);
         storm.fired(self.name());

@@ -21,7 +21,7 @@ impl Fault for PowerCut {
         let one = storm.leader_or_any()?;
         let victims: Vec<usize> = if all { (0..storm.replica_count()).collect() } else { vec![one] };
         for replica in &victims {
-            let pause = storm.random().random_range(20..3_000);
+            let pause = storm.time_away();
             storm.cut_power(*replica);
             storm.restart_later(*replica, pause);
         }

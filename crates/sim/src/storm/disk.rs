@@ -34,6 +34,8 @@ pub enum Explanation {
     Damage,
     /// The disk failed or was full, and may be well again.
     Passing,
+    /// It was to be repaired, and nobody was there to ask: its operator tries again.
+    Alone,
     /// Nothing that the storm did.
     None,
 }
@@ -179,6 +181,9 @@ impl HostDisk {
         if why.contains("the state of replica") {
             // Its digest differs from the others' (spec G-9), which no fault of the storm explains.
             return Explanation::None;
+        }
+        if why.contains("no replica of the cell answers") {
+            return Explanation::Alone;
         }
         // Whatever else it stumbles over, it has not recognised the damage (spec G-4).
         if state.damaged && why.contains("damaged") {
