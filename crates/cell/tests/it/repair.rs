@@ -135,14 +135,14 @@ async fn a_replica_that_forgot_gives_no_votes() {
         trio.kill(id).await;
     }
     std::fs::remove_dir_all(trio.data(1)).expect("it is lost");
+    // Replica 2 alone lacks one vote. It says which cell this is.
+    trio.start_replica(2).await.expect("its folder is whole");
     replace(&mut trio, 1).await;
     tokio::time::sleep(ELECTIONS).await;
     assert_waits(&trio);
     trio.kill(1).await;
     assert!(marker(&trio, 1).exists());
     trio.start_replica(1).await.expect("it goes on where it was");
-    // Replica 2 alone lacks one vote.
-    trio.start_replica(2).await.expect("its folder is whole");
     tokio::time::sleep(ELECTIONS).await;
     assert_waits(&trio);
     let leadership = trio.cell(2).leadership().borrow().clone();
