@@ -85,9 +85,11 @@ fn rules(storm: &Storm) -> sessions::Rules {
     sessions::Rules { drift_ppm: 20_000, bound: LATEST_END.as_nanos() as u64, observed_until }
 }
 
-/// The counters at the end, as one replica has them; that the others have the same is what digests say.
+/// The counters at the end, as the replica has them that has applied most; that the others have the same is what
+/// digests say.
 fn finals(storm: &Storm) -> BTreeMap<Arc<str>, i64> {
-    let Some(cell) = storm.replicas.iter().find_map(super::Replica::cell) else { return BTreeMap::new() };
+    let cells = storm.members().filter_map(super::Replica::cell);
+    let Some(cell) = cells.max_by_key(|cell| cell.status().applied_index) else { return BTreeMap::new() };
     let view = cell.view();
     let counters = (0..KEYS).map(counter).filter_map(|path| {
         let known = bramah_machine::Path::parse(&path).ok()?;
