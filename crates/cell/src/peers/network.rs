@@ -189,10 +189,13 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             std::future::ready(message)
         });
         Box::pin(async move {
-            let client = self.client().map_err(|status| unreachable(&status))?;
-            let opened = match tokio::time::timeout(option.soft_ttl(), client.append(outbound)).await {
-                Ok(opened) => opened.map_err(|status| unreachable(&status)),
-                Err(elapsed) => Err(RPCError::Unreachable(Unreachable::new(&elapsed))),
+            let opened = match self.client() {
+                Ok(client) => match tokio::time::timeout(option.soft_ttl(), client.append(outbound)).await {
+                    Ok(opened) => opened.map_err(|status| unreachable(&status)),
+                    Err(elapsed) => Err(RPCError::Unreachable(Unreachable::new(&elapsed))),
+                },
+                // Such as a member that is leaving, which has no address any more.
+                Err(status) => Err(unreachable(&status)),
             };
             let inbound = match opened {
                 Ok(response) => response.into_inner(),
