@@ -211,11 +211,6 @@ impl HostDisk {
         self.inner.state.lock().fails_after = Some(operations);
     }
 
-    /// Whether an operation has failed, and nobody has seen to it yet.
-    pub fn has_failed(&self) -> bool {
-        self.inner.state.lock().failed
-    }
-
     /// Each turn takes up to so many milliseconds more.
     pub fn slow_down(&self, slowest_ms: u64) {
         self.inner.slowest_ms.store(slowest_ms, Ordering::Relaxed);

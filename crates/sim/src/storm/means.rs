@@ -34,11 +34,6 @@ impl Storm {
         self.replicas.len()
     }
 
-    /// One replica.
-    pub fn replica(&self, replica: usize) -> &Replica {
-        &self.replicas[replica]
-    }
-
     /// A replica's disk.
     pub fn disk(&mut self, replica: usize) -> &mut disk::HostDisk {
         &mut self.replicas[replica].disk

@@ -26,7 +26,6 @@ use crate::history::Recorder;
 use client::Application;
 pub use judge::Report;
 pub use picture::picture;
-use replica::CLIENTS_PORT;
 pub use replica::{Manner, Replica};
 use timeline::{Kind, Timeline};
 use watch::Watch;
@@ -140,7 +139,6 @@ pub struct Storm {
     changing: Option<(u64, Arc<AtomicBool>)>,
     /// Replicas that were asked to leave for good.
     leaving: BTreeSet<u64>,
-    over: bool,
     failovers_us: Vec<u64>,
     digests: Vec<digests::Record>,
     next_sample_ms: u64,
@@ -181,7 +179,6 @@ impl Storm {
             applications: Vec::new(),
             changing: None,
             leaving: BTreeSet::new(),
-            over: false,
             failovers_us: Vec::new(),
             digests: Vec::new(),
             next_sample_ms: 0,
@@ -259,7 +256,6 @@ impl Storm {
         while let Some((_, later)) = self.later.pop_first() {
             later(self);
         }
-        self.over = true;
         self.engine.network().heal();
         for replica in 0..self.replicas.len() {
             self.replicas[replica].disk.heal();
@@ -452,9 +448,4 @@ fn describe(replica: &Replica) -> String {
             )
         }
     }
-}
-
-/// Where a replica's clients reach it.
-pub fn clients_port() -> u16 {
-    CLIENTS_PORT
 }
