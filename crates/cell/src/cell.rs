@@ -546,6 +546,8 @@ fn engine_config(config: &CellConfig) -> Result<Config, StartError> {
         replication_lag_threshold: u64::MAX,
         // A restarted leader must be elected again: what it forgot may have been overruled meanwhile.
         enable_leader_restore: Some(planted::is(Bug::LeaderRestore)),
+        // A member that lost entries it had acknowledged gets them again at once: until then one less has them.
+        allow_log_reversion: Some(true),
         // A replica that was cut off must not depose a healthy leader when it comes back (thesis §9.6).
         enable_pre_vote: Some(true),
         ..Config::default()

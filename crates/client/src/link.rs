@@ -8,6 +8,7 @@ use bramah_wire::transport::{Timeouts, Transport, channel};
 use bramah_wire::v1;
 use bramah_wire::v1::bramah_client::BramahClient;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
@@ -35,6 +36,8 @@ pub(crate) struct Link {
     pub(crate) replies: Streaming<v1::SessionReply>,
     /// For calls outside of the stream.
     pub(crate) channel: Channel,
+    /// How long it took to connect: about one round trip.
+    pub(crate) connected_in: Duration,
 }
 
 /// What a replica said when it took the session up.
@@ -57,10 +60,12 @@ pub(crate) async fn open(
     address: String,
     request: v1::OpenSession,
 ) -> Result<(Link, Greeting), OpenError> {
+    let started = Instant::now();
     let channel = channel(transport, &address, TIMEOUTS)
         .await
         .map_err(|error| OpenError::Unreachable(with_causes(&error)))?;
-    match tokio::time::timeout(OPEN_TIMEOUT, greet(channel, address, request)).await {
+    let connected_in = started.elapsed();
+    match tokio::time::timeout(OPEN_TIMEOUT, greet(channel, connected_in, address, request)).await {
         Ok(result) => result,
         Err(_) => Err(OpenError::Unreachable(format!(
             "connected, but the session was not opened within {} s",
@@ -71,6 +76,7 @@ pub(crate) async fn open(
 
 async fn greet(
     channel: Channel,
+    connected_in: Duration,
     address: String,
     request: v1::OpenSession,
 ) -> Result<(Link, Greeting), OpenError> {
@@ -94,7 +100,7 @@ async fn greet(
             return Err(OpenError::Refused(failure));
         }
         if let Some(opened) = reply.opened {
-            let link = Link { address, replica: opened.replica, requests, replies, channel };
+            let link = Link { address, replica: opened.replica, requests, replies, channel, connected_in };
             return Ok((link, Greeting { opened, leader: reply.leader }));
         }
     }

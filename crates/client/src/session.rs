@@ -109,6 +109,8 @@ pub(crate) struct Session {
 
     /// When the link last said anything.
     heard: Instant,
+    /// How long it may owe an answer and say nothing.
+    silence: Duration,
     /// Since when the link owes something.
     owed_since: Option<Instant>,
     suspected: Option<Instant>,
@@ -163,6 +165,7 @@ impl Session {
             leader: None,
             next_move: now,
             heard: now,
+            silence: Duration::ZERO,
             owed_since: None,
             suspected: None,
             blocked: false,

@@ -20,8 +20,18 @@ const PICTURE: &str = "docs/pictures/failover.svg";
 /// Width of a column in milliseconds.
 const COLUMN_MS: f64 = 25.0;
 
-/// Crashes so many leaders and draws how long each fail-over took.
-pub(super) fn run(root: &Path, program: &Path, crashes: u64, jobs: usize, json: bool) -> Result<ExitCode> {
+/// Crashes so many leaders and draws how long each fail-over took. The replicas are side by side unless `arguments`
+/// say otherwise: far apart they have other time limits.
+pub(super) fn run(
+    root: &Path,
+    program: &Path,
+    crashes: u64,
+    jobs: usize,
+    json: bool,
+    arguments: &[String],
+) -> Result<ExitCode> {
+    let count = ["--leader-crashes", &CRASHES_A_SEED.to_string(), "--far-apart", "0"].map(str::to_owned);
+    let arguments = [&count, arguments].concat();
     let seeds = crashes.div_ceil(CRASHES_A_SEED);
     let (next, taken) = (AtomicU64::new(1), Mutex::new((Vec::new(), Vec::new())));
     thread::scope(|scope| {
@@ -32,7 +42,6 @@ pub(super) fn run(root: &Path, program: &Path, crashes: u64, jobs: usize, json: 
                     if seed > seeds {
                         return;
                     }
-                    let arguments = ["--leader-crashes".to_owned(), CRASHES_A_SEED.to_string()];
                     let came = one(program, seed, &arguments);
                     let Ok(mut taken) = taken.lock() else { return };
                     match came {

@@ -74,7 +74,7 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
         return replay(&root, &program, seed, &passed_on);
     }
     if let Some(crashes) = crashes {
-        return failover::run(&root, &program, crashes, jobs, json);
+        return failover::run(&root, &program, crashes, jobs, json, &passed_on);
     }
     if bugs {
         let missed = planted_bugs(&program, jobs)?;

@@ -2,7 +2,8 @@
 //!
 //! A crash can only spoil what was written after the last sync, and each record says how far the segment
 //! had been synced when it was written. So a spoilt record before such a place is damage, and so is one in
-//! a segment that others follow; one behind all such places is the unfinished end of the last write.
+//! a segment that others follow; one behind all such places is the unfinished end of the last write, unless it is
+//! whole but for one bit: writes don't end like that.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -169,6 +170,10 @@ impl Recovery {
                 }
                 Found::Nothing | Found::Garbage { .. } if !is_last => {
                     let what = "a record does not match its checksum, and later segments follow";
+                    return Err(LogError::damaged(&segment.path, offset, what));
+                }
+                Found::Garbage { .. } if scanner.is_one_bit_off(offset)? => {
+                    let what = "a record has one bit that is not as it was written";
                     return Err(LogError::damaged(&segment.path, offset, what));
                 }
                 Found::Nothing | Found::Garbage { .. } => return Ok((offset, false)),

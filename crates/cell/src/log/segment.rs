@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::record::{
-    ALIGNMENT, HEADER_BYTES, Header, MAX_PAYLOAD_BYTES, SEGMENT_FIELD, Seed, parse, record_bytes, verify,
+    ALIGNMENT, HEADER_BYTES, Header, MAX_PAYLOAD_BYTES, SEGMENT_FIELD, Seed, is_one_bit_off, parse,
+    record_bytes, verify,
 };
 use super::{Identity, LogError};
 use crate::disk::DiskFile;
@@ -186,6 +187,19 @@ impl<'a> Scanner<'a> {
             return Ok(Found::Garbage { torn: true });
         }
         Ok(Found::Record { header, next: offset + whole })
+    }
+
+    /// Whether the garbage at `offset` is a record but for one bit.
+    pub(super) fn is_one_bit_off(&mut self, offset: u64) -> Result<bool, LogError> {
+        let seed = self.segment.seed;
+        let mut header = [0; HEADER_BYTES];
+        header.copy_from_slice(self.bytes(offset, HEADER_BYTES)?);
+        let rest = (self.segment.size - offset) as usize - HEADER_BYTES;
+        let payload = |length: usize| match length <= rest {
+            true => self.bytes(offset + HEADER_BYTES as u64, length).map(|bytes| Some(bytes.to_vec())),
+            false => Ok(None),
+        };
+        is_one_bit_off(seed, &header, payload)
     }
 
     /// Whole records at or behind `offset`, where none should be: the end of the last one, and the first one

@@ -16,8 +16,8 @@ use futures_util::{Stream, StreamExt};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{OptionalSend, network::Backoff};
@@ -76,7 +76,7 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
     async fn new_client(&mut self, target: ReplicaId, node: &Member) -> Peer {
         let address = self.roster.peer_address(target, node);
         let client = self.client(&address);
-        Peer { network: self.clone(), target, node: node.clone(), address, client }
+        Peer { network: self.clone(), target, node: node.clone(), address, client, acknowledged: None }
     }
 }
 
@@ -89,6 +89,8 @@ pub(crate) struct Peer {
     address: String,
     /// An error if the member's address can't be one.
     client: Result<PeerClient<Channel>, Status>,
+    /// The newest entry that it said it has.
+    acknowledged: Option<u64>,
 }
 
 /// The calls of `peer.proto` that carry one body each way.
@@ -141,6 +143,25 @@ impl Peer {
             self.failed();
         }
         decode(&answered?.into_inner().body).map_err(|e| network(&e))
+    }
+}
+
+/// Remembers what a member said it has, and says so when it has it no more: the majority that an entry was
+/// acknowledged by is then one less, until the member got it again.
+fn note_answer(member: ReplicaId, acknowledged: &mut Option<u64>, answer: &StreamAppendResult<TypeConfig>) {
+    match answer {
+        Ok(Some(has)) => *acknowledged = (*acknowledged).max(Some(has.index)),
+        Err(StreamAppendError::Conflict(lacks)) if Some(lacks.index) <= *acknowledged => {
+            tracing::error!(
+                member,
+                acknowledged = *acknowledged,
+                lacks = lacks.index,
+                "a member lost log entries that it had acknowledged, and gets them again; look at its disk: \
+                 it was damaged, or forgets what it was told to sync"
+            );
+            *acknowledged = None;
+        }
+        _ => {}
     }
 }
 
@@ -206,8 +227,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                     return Err(error);
                 }
             };
-            let answers = inbound.map(|message| match message {
-                Ok(message) => decode(&message.body).map_err(|e| network(&e)),
+            let (target, acknowledged) = (self.target, &mut self.acknowledged);
+            let answers = inbound.map(move |message| match message {
+                Ok(message) => decode(&message.body)
+                    .inspect(|answer| note_answer(target, acknowledged, answer))
+                    .map_err(|e| network(&e)),
                 Err(status) => Err(unreachable(&status)),
             });
             Ok(answers.boxed())

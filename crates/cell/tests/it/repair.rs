@@ -211,3 +211,40 @@ async fn a_healthy_replica_is_not_replaced() {
     }
     assert!(!trio.data(1).exists(), "refused before anything was written");
 }
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("there is a folder").flatten() {
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).expect("it can be copied")),
+        }
+    }
+}
+
+/// A member whose disk forgot what it had synced gets it again from the leader that knew it had it: the entries are
+/// on one replica less until then (spec G-1).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_forgot_is_told_again() {
+    let mut trio = Trio::start(small()).await;
+    let (leader, forgetful) = (trio.leader_id().await, trio.follower_id().await);
+    add(trio.cell(leader), "before", 1).await.expect("it is added");
+    trio.digests().await;
+    trio.stop(forgetful).await;
+    let (data, copy) = (trio.data(forgetful), trio.data(forgetful).with_extension("copy"));
+    copy_folder(&data, &copy);
+    trio.start_replica(forgetful).await.expect("it starts");
+    for i in 0..20 {
+        add(trio.cell(leader), &format!("after {i}"), 1).await.expect("it is added");
+    }
+    trio.digests().await;
+    trio.stop(forgetful).await;
+    std::fs::remove_dir_all(&data).expect("it can be removed");
+    std::fs::rename(&copy, &data).expect("it can be moved");
+    trio.start_replica(forgetful).await.expect("it starts");
+    let digests = trio.digests().await;
+    assert_eq!(digests.len(), 3, "all three have the same");
+    assert_eq!(hits(trio.cell(forgetful)).await, 21);
+    assert_eq!(trio.leader_id().await, leader, "the leader that knew better led all the time");
+}

@@ -11,10 +11,13 @@ use super::{Attempt, Session, View, is_passing};
 use crate::builder::Route;
 use crate::link::{self, Greeting, Link, OpenError};
 
-/// After so long without a word from a replica that owes answers it is asked whether it is there,
-const PROBE_AFTER: Duration = Duration::from_millis(1000);
-/// and after so long it is left.
-const SILENCE: Duration = Duration::from_millis(2500);
+/// A replica that owes answers and says nothing is left after so many times what it took to connect to it, which
+/// is one round trip: an answer may take three, by way of the leader and a majority.
+const ROUND_TRIPS_OF_SILENCE: u32 = 10;
+/// But never sooner than the one, nor later than the other.
+const SILENCE: (Duration, Duration) = (Duration::from_millis(900), Duration::from_millis(2500));
+/// After this part of that time it is asked whether it is there.
+const PROBE_AFTER: f64 = 0.4;
 /// Once more so long, because a client that was itself stopped has unread replies.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
 /// Rests between rounds through all addresses: doubled each time, and half of it random.
@@ -147,6 +150,7 @@ impl Session {
             channel: Some(link.channel.clone()),
         };
         self.cell = opened.cell;
+        self.silence = (link.connected_in * ROUND_TRIPS_OF_SILENCE).clamp(SILENCE.0, SILENCE.1);
         self.link = Some(link);
         self.heard = now;
         (self.owed_since, self.suspected, self.proved) = (None, None, false);
@@ -200,7 +204,7 @@ impl Session {
             return;
         }
         self.owed_since.get_or_insert(now);
-        if now < self.silent_since() + SILENCE {
+        if now < self.silent_since() + self.silence {
             return;
         }
         let suspected = *self.suspected.get_or_insert(now);
@@ -226,7 +230,7 @@ impl Session {
         self.owed_since?;
         let silent = self.silent_since();
         let asked = self.lease.last_asked().is_some_and(|asked| asked > silent);
-        (!asked).then_some(silent + PROBE_AFTER)
+        (!asked).then_some(silent + self.silence.mul_f64(PROBE_AFTER))
     }
 
     /// When [`Session::connect`], [`Session::watch_link`] or a keep-alive is due next.
@@ -238,7 +242,7 @@ impl Session {
     }
 
     fn link_due(&self, link: &Link) -> Option<Instant> {
-        let silence = self.owed_since.map(|_| self.silent_since() + SILENCE);
+        let silence = self.owed_since.map(|_| self.silent_since() + self.silence);
         let second_look = self.suspected.map(|at| at + SECOND_LOOK);
         // While messages wait for the connection a keep-alive would wait with them.
         let asks = [self.lease.next_ask(), self.probe_at()].map(|at| at.filter(|_| !self.blocked));

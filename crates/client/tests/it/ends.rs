@@ -265,7 +265,7 @@ async fn a_call_during_the_end_waits_for_the_next_session() {
     let client = cell.client().connect().await.unwrap();
     sleep(Duration::from_secs(59)).await;
     cell.behave(1, |replica| replica.stopped = true);
-    sleep(Duration::from_millis(1500)).await;
+    sleep(Duration::from_millis(1200)).await;
     assert!(cell.state().seen.last().unwrap().end);
     cell.behave(1, |replica| replica.stopped = false);
     assert_eq!(client.counter("/c").increment(1).await.unwrap(), 1);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bramah_client::transport::{Listener, Stream, Transport};
 use futures_util::future::BoxFuture;
@@ -19,6 +20,8 @@ struct Host {
     cables: Vec<AbortHandle>,
     /// Connections neither come about nor fail.
     black_hole: bool,
+    /// How long it takes to connect.
+    distance: Duration,
     attempts: usize,
 }
 
@@ -45,6 +48,11 @@ impl Network {
     /// Swallows connections to `address`.
     pub(crate) fn swallow(&self, address: &str) {
         self.with(address, |host| host.black_hole = true);
+    }
+
+    /// Moves `address` away.
+    pub(crate) fn put_afar(&self, address: &str, distance: Duration) {
+        self.with(address, |host| host.distance = distance);
     }
 
     /// How often somebody tried to connect to `address`.
@@ -76,8 +84,12 @@ impl Network {
 
 impl Transport for Network {
     fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
+        let distance = self.with(address, |host| host.distance);
         match self.plug(address) {
-            Some(plugged) => Box::pin(async { plugged.map(|stream| Box::new(stream) as Box<dyn Stream>) }),
+            Some(plugged) => Box::pin(async move {
+                tokio::time::sleep(distance).await;
+                plugged.map(|stream| Box::new(stream) as Box<dyn Stream>)
+            }),
             None => Box::pin(std::future::pending()),
         }
     }
