@@ -1,6 +1,6 @@
 //! What watchers are told: one event for each node that a command changed (spec E-1).
 
-use crate::{NodeKind, Path};
+use crate::{HandleId, NodeKind, Path, SessionId};
 
 /// A change of one node. It is told after the change took place: who reads then sees this change or a
 /// later one (spec E-2).
@@ -38,4 +38,47 @@ pub enum Change {
     },
     /// It is gone.
     Deleted,
+    /// Its ACL names were written.
+    AclChanged {
+        /// Its ACL generation now.
+        generation: u64,
+    },
+    /// Its lock was given to a handle.
+    LockAcquired {
+        /// Whose handle it is.
+        session: SessionId,
+        /// The handle.
+        handle: HandleId,
+        /// The lock generation now.
+        generation: u64,
+        /// Whether it is held together with others.
+        shared: bool,
+    },
+    /// Somebody stands in its lock's queue: those who hold it may want to give it back (spec L-7).
+    LockWanted {
+        /// Whether it would be shared.
+        shared: bool,
+    },
+    /// Its lock was given back by a handle, or taken from it because its session ended.
+    LockReleased {
+        /// Whose handle it is.
+        session: SessionId,
+        /// The handle.
+        handle: HandleId,
+    },
+    /// A handle that held its lock, or waited for it, does so no more, because the node is gone.
+    LockLost {
+        /// Whose handle it is.
+        session: SessionId,
+        /// The handle.
+        handle: HandleId,
+    },
+}
+
+impl Change {
+    /// Whether the node itself is another one now: what it is, what it holds, who may use it.
+    pub fn is_of_the_node(&self) -> bool {
+        use Change::{LockAcquired, LockLost, LockReleased, LockWanted};
+        !matches!(self, LockAcquired { .. } | LockWanted { .. } | LockReleased { .. } | LockLost { .. })
+    }
 }

@@ -52,7 +52,7 @@ impl State {
 
     fn counts_are_sane(&self) -> Check {
         for (name, count) in [
-            ("revision", self.tree.revision),
+            ("revision", self.tree.revisions.newest),
             ("instance", self.tree.instances),
             ("session", self.sessions.opened),
         ] {
@@ -80,7 +80,7 @@ impl State {
             broken("generation out of range")
         })?;
         ensure(node.created_revision <= node.modified_revision, || broken("changed before it was made"))?;
-        ensure(node.modified_revision <= self.tree.revision, || broken("changed in the future"))?;
+        ensure(node.modified_revision <= self.tree.revisions.newest, || broken("changed in the future"))?;
         match &node.kind {
             Kind::File(file) => {
                 ensure(file.contents().len() <= MAX_CONTENTS_BYTES, || broken("contents too long"))
@@ -227,7 +227,7 @@ mod tests {
         };
         damage_with(|state| drop(state.tree.nodes.remove(&path("/a"))));
         damage_with(|state| drop(state.tree.nodes.remove(&Path::root())));
-        damage_with(|state| state.tree.revision = u64::MAX);
+        damage_with(|state| state.tree.revisions = crate::tree::Revisions::at(u64::MAX));
         damage_with(|state| state.sessions.opened = 0);
         damage_with(|state| drop(state.sessions.sessions.remove(&SessionId(1))));
         damage_with(|state| drop(state.sessions.answers.remove(&(SessionId(1), 5))));

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{Path, SessionId};
+use crate::acl::{AclNames, Principal, Right};
+use crate::lock::Sequencer;
+use crate::quota::QuotaKind;
+use crate::{HandleId, Path, SessionId};
 
 /// What became of a command. A refused command changed nothing.
 ///
@@ -44,6 +47,45 @@ pub enum Answer {
     Counter {
         /// Its value now.
         value: i64,
+        /// The revision of the change.
+        revision: u64,
+    },
+    /// It was done, and there is nothing to say of it.
+    Done,
+    /// A handle is open.
+    NodeOpened {
+        /// The handle.
+        handle: HandleId,
+        /// The node's instance.
+        instance: u64,
+        /// Whether the command made the node.
+        created: bool,
+    },
+    /// The handle holds the lock.
+    LockAcquired {
+        /// The lock generation that it holds.
+        generation: u64,
+        /// Whether it is held together with others.
+        shared: bool,
+    },
+    /// The handle stands in the queue; an event will say when it holds the lock.
+    LockWaiting {
+        /// How many stand in the queue, this one among them.
+        waiters: u64,
+    },
+    /// The handle has nothing to do with the lock.
+    LockApart,
+    /// A transaction was done.
+    Txn {
+        /// Whether all guards held, so that the first list was done.
+        held: bool,
+        /// What became of each operation of the list that was done.
+        answers: Vec<Answer>,
+    },
+    /// The ACL names were written.
+    AclSet {
+        /// The ACL generation now.
+        generation: u64,
         /// The revision of the change.
         revision: u64,
     },
@@ -207,6 +249,112 @@ pub enum Refusal {
         /// The newest term that the state has seen.
         newer: u64,
     },
+    /// The handle is closed, or was never opened in this session.
+    #[error("session {session} has no handle {handle}: it was closed, or is another session's; open the node again")]
+    UnknownHandle {
+        /// The session.
+        session: SessionId,
+        /// The handle.
+        handle: HandleId,
+    },
+    /// The node that the handle was opened on is gone (spec H-3).
+    #[error("the node {path} that handle {handle} was opened on was deleted; open it again if the name is in use anew")]
+    NodeDeleted {
+        /// The node's name.
+        path: Path,
+        /// The handle.
+        handle: HandleId,
+    },
+    /// The handle was not opened for this (spec H-2).
+    #[error("this handle on {path} was not opened to {right} it; open another one for that")]
+    HandleLacksRight {
+        /// The node.
+        path: Path,
+        /// What it was to be used for.
+        right: Right,
+    },
+    /// The ACL does not let this principal do that (spec A-1).
+    #[error("{principal} may not {right} {path}: that takes a line in the ACL /acl/{acl}")]
+    NotPermitted {
+        /// The node.
+        path: Path,
+        /// What was to be done.
+        right: Right,
+        /// Who was to do it.
+        principal: Principal,
+        /// The ACL that governs it.
+        acl: String,
+    },
+    /// The lock can't be had now.
+    #[error("the lock {path} is held by {holders} and waited for by {waiters}, or its lock-delay runs; wait for it")]
+    LockHeld {
+        /// The node.
+        path: Path,
+        /// How many hold it.
+        holders: u64,
+        /// How many wait.
+        waiters: u64,
+    },
+    /// The handle holds the lock, or waits for it, in the other mode.
+    #[error("handle {handle} holds the lock {path}, or waits for it, in the other mode; release or cancel that first")]
+    LockInUse {
+        /// The node.
+        path: Path,
+        /// The handle.
+        handle: HandleId,
+    },
+    /// The handle does not hold the lock.
+    #[error("handle {handle} does not hold the lock {path}, so it can't release it")]
+    LockNotHeld {
+        /// The node.
+        path: Path,
+        /// The handle.
+        handle: HandleId,
+    },
+    /// The lock is not held any more as the sequencer says (spec L-4).
+    #[error("the sequencer {sequencer} is not valid any more; whoever showed it must acquire the lock again")]
+    SequencerInvalid {
+        /// The sequencer.
+        sequencer: Sequencer,
+    },
+    /// The queue of a lock is full. Nothing was done and nothing is remembered.
+    #[error("{waiters} wait for the lock {path}, the most that can; try again later")]
+    TooManyWaiters {
+        /// The node.
+        path: Path,
+        /// How many wait.
+        waiters: u64,
+    },
+    /// There are too many handles. Nothing was done and nothing is remembered.
+    #[error("{} {handles} handles open, the most it can; close some first", whose.map_or("the cell has".to_owned(), |session| format!("session {session} has")))]
+    TooManyHandles {
+        /// How many there are.
+        handles: u64,
+        /// The session that has them; `None`: the cell.
+        whose: Option<SessionId>,
+    },
+    /// An operation of a transaction was refused, so nothing of it was done.
+    #[error("operation {part} of the transaction was refused, so nothing was done: {why}")]
+    TxnRefused {
+        /// Which operation of the list that would have been done, counted from 0.
+        part: u32,
+        /// Why.
+        why: Box<Refusal>,
+    },
+    /// A quota does not allow it (spec N-10).
+    #[error("{path} would take {directory} to {would_be} {what}, and its quota allows {allowed}; delete something there, or raise the quota")]
+    QuotaExceeded {
+        /// The node to be written.
+        path: Path,
+        /// The directory that has the quota.
+        directory: Path,
+        /// Of what.
+        what: QuotaKind,
+        /// How much there would be.
+        would_be: u64,
+        /// How much there may be.
+        allowed: u64,
+    },
 }
 
 impl Refusal {
@@ -223,6 +371,8 @@ impl Refusal {
                 | Refusal::TooManyAnswers { .. }
                 | Refusal::TooManyKeys { .. }
                 | Refusal::TooManySessions { .. }
+                | Refusal::TooManyWaiters { .. }
+                | Refusal::TooManyHandles { .. }
         )
     }
 }
@@ -292,6 +442,10 @@ pub struct Stat {
     pub created_revision: u64,
     /// The revision that last changed the node. Nodes that come and go in a directory don't change it.
     pub modified_revision: u64,
+    /// Whether it goes when no handle has it open (spec N-4).
+    pub ephemeral: bool,
+    /// Who may do what with it.
+    pub acl: AclNames,
 }
 
 /// One line of a directory listing.

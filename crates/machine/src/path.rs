@@ -210,6 +210,14 @@ impl Path {
         parent.len() == directory.text.len() + 1 && parent.starts_with(directory.text.as_bytes())
     }
 
+    /// Whether `self` is below the directory `directory`, at any depth.
+    pub(crate) fn is_below(&self, directory: &Path) -> bool {
+        if directory.is_root() {
+            return !self.is_root();
+        }
+        self.text.strip_prefix(&*directory.text).is_some_and(|rest| rest.starts_with('/'))
+    }
+
     /// The parent's name with its closing slash; empty for the root.
     fn parent_bytes(&self) -> &[u8] {
         &self.text.as_bytes()[..usize::from(self.name_at)]

@@ -7,6 +7,7 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::planted::{self, Bug};
+use crate::acl::Principal;
 use crate::{Outcome, Refusal};
 
 /// The most sessions a cell has.
@@ -52,6 +53,24 @@ pub enum Identity {
     /// [`OpenSession`](crate::OpenSession) are a space of their own, and are kept for
     /// [`SESSION_NONCE_RETENTION_MS`](crate::SESSION_NONCE_RETENTION_MS).
     Key(Vec<u8>),
+    /// A sessionless caller that proved who it is; with a key as above, if it has one.
+    Known {
+        /// Who it is.
+        principal: Principal,
+        /// Its key.
+        key: Option<Vec<u8>>,
+    },
+}
+
+impl Identity {
+    /// A sessionless caller, who may be nobody in particular.
+    pub fn sessionless(principal: Principal, key: Option<Vec<u8>>) -> Identity {
+        match key {
+            _ if principal != Principal::anonymous() => Identity::Known { principal, key },
+            Some(key) => Identity::Key(key),
+            None => Identity::Anonymous,
+        }
+    }
 }
 
 /// A session as every replica knows it. When its lease ends is the leader's business alone.
@@ -65,6 +84,10 @@ pub struct Session {
     pub opened_ms: u64,
     /// The client has the answers to all its commands up to this number.
     pub confirmed: u64,
+    /// Who opened it: its handles are opened, and its commands are done, in this name (spec A-2).
+    pub principal: Principal,
+    /// How many handles it has.
+    pub handles: u64,
     /// How many answers are kept for it.
     pub(crate) kept: u32,
     /// No answer is kept for a number above this. Spares the common case, a new number, the look-up.
@@ -85,7 +108,13 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     /// Starts a session and names it.
-    pub(crate) fn open(&mut self, lease_ms: u32, client: &str, now_ms: u64) -> Result<SessionId, Refusal> {
+    pub(crate) fn open(
+        &mut self,
+        lease_ms: u32,
+        client: &str,
+        principal: Principal,
+        now_ms: u64,
+    ) -> Result<SessionId, Refusal> {
         if self.sessions.len() >= MAX_SESSIONS {
             return Err(Refusal::TooManySessions { sessions: self.sessions.len() as u64 });
         }
@@ -96,11 +125,19 @@ impl Sessions {
             client: Arc::from(client),
             opened_ms: now_ms,
             confirmed: 0,
+            principal,
+            handles: 0,
             kept: 0,
             highest: 0,
         };
         self.sessions.insert(id, session);
         Ok(id)
+    }
+
+    pub(crate) fn count_handles(&mut self, id: SessionId, change: i64) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.handles = session.handles.saturating_add_signed(change);
+        }
     }
 
     /// Ends a session and forgets its answers.
@@ -328,7 +365,7 @@ mod tests {
     #[test]
     fn bounds_the_answers_kept_for_all_sessions() {
         let mut sessions = Sessions::default();
-        let id = sessions.open(12_000, "test", 0).unwrap();
+        let id = sessions.open(12_000, "test", Principal::anonymous(), 0).unwrap();
         let other = SessionId(id.0 + 1);
         let answer: Outcome = Err(Refusal::NotFound { path: Path::root() });
         sessions.answers =
@@ -344,7 +381,7 @@ mod tests {
     fn bounds_the_sessions() {
         let mut cell = Cell::new();
         for _ in 0..MAX_SESSIONS {
-            cell.state.sessions.open(12_000, "", 0).unwrap();
+            cell.state.sessions.open(12_000, "", Principal::anonymous(), 0).unwrap();
         }
         let refusal = Refusal::TooManySessions { sessions: MAX_SESSIONS as u64 };
         assert_eq!(cell.apply(key("k"), open_session(12_000)), Err(refusal));

@@ -2,10 +2,15 @@
 //!
 //! ```text
 //! magic    8 bytes  "bramahST"
-//! version  u32 LE   1
+//! version  u32 LE   2
 //! record            the counts
 //! records           nodes, in the order of their paths
+//! records           quotas, in the order of their paths
 //! records           sessions, in the order of their names
+//! records           handles, in the order of sessions and names
+//! records           locks, in the order of their nodes' instances
+//! records           who holds them, in the order of instances, sessions and handles
+//! records           who waits for them, in the order of instances and places
 //! records           answers kept for sessions, in the order of sessions and numbers
 //! records           idempotency keys, in the order in which they expire
 //! records           keys of sessions' openings, in the order in which they expire
@@ -25,14 +30,18 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use twox_hash::XxHash3_64;
 
+use crate::acl::Principal;
+use crate::handle::{Handle, Handles};
 use crate::keys::{Kept, Keys};
+use crate::lock::{Lock, Locks, Waiter, Who};
 use crate::planted::{self, Bug};
+use crate::quota::{Quota, Quotas};
 use crate::session::{Session, Sessions};
-use crate::tree::{Node, Tree};
+use crate::tree::{Node, Revisions, Tree};
 use crate::{MAX_CONTENTS_BYTES, Outcome, Path, SessionId, State};
 
 const MAGIC: [u8; 8] = *b"bramahST";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The largest record is a file with its path.
 const MAX_RECORD_BYTES: usize = MAX_CONTENTS_BYTES + 16 * 1024;
 
@@ -93,6 +102,21 @@ struct Counts {
     answers: u64,
     keys: u64,
     nonces: u64,
+    quotas: u64,
+    handles_opened: u64,
+    handles: u64,
+    locks: u64,
+    holders: u64,
+    waiters: u64,
+    tickets: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LockRecord<'a> {
+    instance: u64,
+    path: std::borrow::Cow<'a, Path>,
+    shared: bool,
+    free_at_ms: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -102,6 +126,7 @@ struct SessionRecord<'a> {
     client: std::borrow::Cow<'a, str>,
     opened_ms: u64,
     confirmed: u64,
+    principal: std::borrow::Cow<'a, Principal>,
 }
 
 #[derive(Serialize)]
@@ -137,9 +162,16 @@ impl State {
         for (path, node) in &self.tree.nodes {
             records.record(&(path, &**node))?;
         }
+        for (path, (quota, _)) in &self.tree.quotas.table {
+            records.record(&(path, quota))?;
+        }
         for (&id, session) in &self.sessions.sessions {
             records.record(&session_record(id, session))?;
         }
+        for (who, handle) in &self.handles.table {
+            records.record(&(who, &**handle))?;
+        }
+        self.write_locks(&mut records)?;
         for ((session, number), outcome) in &self.sessions.answers {
             records.record(&(session, number, outcome))?;
         }
@@ -148,9 +180,28 @@ impl State {
         records.finish()
     }
 
+    fn write_locks(&self, records: &mut RecordWriter<'_, impl Write>) -> io::Result<()> {
+        for (&instance, lock) in &self.locks.table {
+            let path = std::borrow::Cow::Borrowed(&lock.path);
+            records.record(&LockRecord { instance, path, shared: lock.shared, free_at_ms: lock.free_at_ms })?;
+        }
+        for (instance, lock) in &self.locks.table {
+            for (who, since_ms) in &lock.holders {
+                records.record(&(instance, who, since_ms))?;
+            }
+        }
+        for (instance, lock) in &self.locks.table {
+            for (ticket, waiter) in &lock.waiters {
+                records.record(&(instance, ticket, waiter))?;
+            }
+        }
+        Ok(())
+    }
+
     fn counts(&self) -> Counts {
+        let locks = || self.locks.table.values();
         Counts {
-            revision: self.tree.revision,
+            revision: self.tree.revisions.newest,
             instances: self.tree.instances,
             sessions_opened: self.sessions.opened,
             time_ms: self.time_ms,
@@ -160,6 +211,13 @@ impl State {
             answers: self.sessions.answers.len() as u64,
             keys: self.keys.kept.len() as u64,
             nonces: self.nonces.kept.len() as u64,
+            quotas: self.tree.quotas.table.len() as u64,
+            handles_opened: self.handles.opened,
+            handles: self.handles.table.len() as u64,
+            locks: self.locks.table.len() as u64,
+            holders: locks().map(|lock| lock.holders.len() as u64).sum(),
+            waiters: locks().map(|lock| lock.waiters.len() as u64).sum(),
+            tickets: self.locks.tickets,
         }
     }
 
@@ -170,6 +228,9 @@ impl State {
         let counts: Counts = records.record("the counts", 0)?;
         let tree = read_tree(&mut records, &counts)?;
         let mut sessions = read_sessions(&mut records, &counts)?;
+        let handles = read_handles(&mut records, &counts, &mut sessions)?;
+        let locks = read_locks(&mut records, &counts)?;
+        read_answers(&mut records, &counts, &mut sessions)?;
         if planted::is(Bug::DedupLostInSnapshot) {
             sessions.forget_all_answers();
         }
@@ -177,7 +238,7 @@ impl State {
         let nonces = read_keys(&mut records, "session nonce", counts.nonces, Keys::of_openings())?;
         records.check_digest()?;
         let Counts { time_ms, highest_term, .. } = counts;
-        let state = State { tree, sessions, keys, nonces, time_ms, highest_term };
+        let state = State { tree, sessions, handles, locks, keys, nonces, time_ms, highest_term };
         state.check_invariants().map_err(|broken| SnapshotError::Impossible { broken })?;
         Ok(state)
     }
@@ -190,6 +251,7 @@ fn session_record(id: SessionId, session: &Session) -> SessionRecord<'_> {
         client: (&*session.client).into(),
         opened_ms: session.opened_ms,
         confirmed: session.confirmed,
+        principal: std::borrow::Cow::Borrowed(&session.principal),
     }
 }
 
@@ -205,11 +267,73 @@ fn write_keys(records: &mut RecordWriter<'_, impl Write>, keys: &Keys) -> io::Re
 fn read_tree(records: &mut RecordReader<'_, impl Read>, counts: &Counts) -> Result<Tree, SnapshotError> {
     let mut nodes: OrdMap<Path, Arc<Node>> = OrdMap::new();
     for index in 0..counts.nodes {
-        let (path, node): (Path, Node) = records.record("node", index)?;
+        let (path, mut node): (Path, Node) = records.record("node", index)?;
         check_order("node", index, nodes.get_max().is_none_or(|(last, _)| *last < path))?;
+        // Most nodes have their parent's names: all of these are one in memory.
+        if let Some(parent) = path.parent().and_then(|parent| nodes.get(&parent)).filter(|it| it.acl == node.acl) {
+            node.acl = Arc::clone(&parent.acl);
+        }
         nodes.insert(path, Arc::new(node));
     }
-    Ok(Tree { nodes, revision: counts.revision, instances: counts.instances })
+    let revisions = Revisions::at(counts.revision);
+    let mut tree = Tree { nodes, revisions, quotas: Quotas::default(), instances: counts.instances };
+    for index in 0..counts.quotas {
+        let (path, quota): (Path, Quota) = records.record("quota", index)?;
+        check_order("quota", index, tree.quotas.table.get_max().is_none_or(|(last, _)| *last < path))?;
+        check("quota", index, quota != Quota::default(), || "limits nothing".to_owned())?;
+        tree.set_quota(path, quota);
+    }
+    Ok(tree)
+}
+
+/// Who has opened what; counts the handles of each session.
+fn read_handles(
+    records: &mut RecordReader<'_, impl Read>,
+    counts: &Counts,
+    sessions: &mut Sessions,
+) -> Result<Handles, SnapshotError> {
+    let mut handles = Handles { opened: counts.handles_opened, ..Handles::default() };
+    for index in 0..counts.handles {
+        let (who, handle): (Who, Handle) = records.record("handle", index)?;
+        check_order("handle", index, handles.table.get_max().is_none_or(|(last, _)| *last < who))?;
+        let known = sessions.sessions.contains_key(&who.0);
+        check("handle", index, known, || format!("is session {}'s, which is not there", who.0))?;
+        sessions.count_handles(who.0, 1);
+        handles.table.insert(who, Arc::new(handle));
+    }
+    Ok(handles)
+}
+
+fn read_locks(records: &mut RecordReader<'_, impl Read>, counts: &Counts) -> Result<Locks, SnapshotError> {
+    let mut locks = Locks { tickets: counts.tickets, ..Locks::default() };
+    for index in 0..counts.locks {
+        let record: LockRecord<'static> = records.record("lock", index)?;
+        check_order("lock", index, locks.table.get_max().is_none_or(|(last, _)| *last < record.instance))?;
+        if record.free_at_ms != 0 {
+            locks.delays.insert((record.free_at_ms, record.instance));
+        }
+        let lock = Lock {
+            path: record.path.into_owned(),
+            shared: record.shared,
+            holders: OrdMap::new(),
+            waiters: OrdMap::new(),
+            free_at_ms: record.free_at_ms,
+        };
+        locks.table.insert(record.instance, Arc::new(lock));
+    }
+    for index in 0..counts.holders {
+        let (instance, who, since_ms): (u64, Who, u64) = records.record("holder", index)?;
+        let lock = locks.table.get_mut(&instance);
+        check("holder", index, lock.is_some(), || "holds a lock that is not there".to_owned())?;
+        lock.map(|lock| Arc::make_mut(lock).holders.insert(who, since_ms));
+    }
+    for index in 0..counts.waiters {
+        let (instance, ticket, waiter): (u64, u64, Waiter) = records.record("waiter", index)?;
+        let lock = locks.table.get_mut(&instance);
+        check("waiter", index, lock.is_some(), || "waits for a lock that is not there".to_owned())?;
+        lock.map(|lock| Arc::make_mut(lock).waiters.insert(ticket, waiter));
+    }
+    Ok(locks)
 }
 
 fn read_sessions(
@@ -225,11 +349,21 @@ fn read_sessions(
             client: Arc::from(record.client),
             opened_ms: record.opened_ms,
             confirmed: record.confirmed,
+            principal: record.principal.into_owned(),
+            handles: 0,
             kept: 0,
             highest: 0,
         };
         sessions.sessions.insert(record.id, session);
     }
+    Ok(sessions)
+}
+
+fn read_answers(
+    records: &mut RecordReader<'_, impl Read>,
+    counts: &Counts,
+    sessions: &mut Sessions,
+) -> Result<(), SnapshotError> {
     for index in 0..counts.answers {
         let (id, number, outcome): (SessionId, u64, Outcome) = records.record("answer", index)?;
         check_order(
@@ -241,7 +375,7 @@ fn read_sessions(
         check("answer", index, known, || format!("is for session {id}, which is not there"))?;
         sessions.keep_answer(id, number, &outcome);
     }
-    Ok(sessions)
+    Ok(())
 }
 
 /// Fills an empty table.

@@ -1,11 +1,14 @@
 //! The state of a cell: what it is, how a command changes it, how it is read.
 
+use crate::acl::{Principal, Right};
+use crate::handle::Handles;
 use crate::keys::Keys;
+use crate::lock::Locks;
 use crate::session::Sessions;
 use crate::tree::Tree;
 use crate::{
-    Batch, BatchError, Command, DirectoryEntry, Event, FileContents, Identity, Node, Outcome, Path, Refusal,
-    Request, Session, SessionId, Stat,
+    Batch, BatchError, Command, Answer, CreateDirectory, Delete, DirectoryEntry, Event, FileContents, Identity, Increment,
+    Node, Outcome, Path, Refusal, Request, ResetCounter, Session, SessionId, SetAcl, SetContents, SetQuota, Stat,
 };
 
 /// Everything that a cell's replicas agree on.
@@ -16,6 +19,8 @@ use crate::{
 pub struct State {
     pub(crate) tree: Tree,
     pub(crate) sessions: Sessions,
+    pub(crate) handles: Handles,
+    pub(crate) locks: Locks,
     pub(crate) keys: Keys,
     /// The keys under which sessions were opened.
     pub(crate) nonces: Keys,
@@ -34,6 +39,23 @@ pub struct Moment {
     pub term: u64,
 }
 
+/// Who sends a command, as the state knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    session: Option<SessionId>,
+    pub(crate) principal: Principal,
+}
+
+impl Caller {
+    fn sessionless(principal: Principal) -> Caller {
+        Caller { session: None, principal }
+    }
+
+    fn session(&self) -> Result<SessionId, Refusal> {
+        self.session.ok_or_else(|| Refusal::invalid("handles and locks belong to a session; open one for this"))
+    }
+}
+
 impl Default for State {
     fn default() -> State {
         State::new()
@@ -46,6 +68,8 @@ impl State {
         State {
             tree: Tree::new(),
             sessions: Sessions::default(),
+            handles: Handles::default(),
+            locks: Locks::default(),
             keys: Keys::of_callers(),
             nonces: Keys::of_openings(),
             time_ms: 0,
@@ -87,13 +111,23 @@ impl State {
         self.highest_term = self.highest_term.max(moment.term);
         self.keys.clear_expired(self.time_ms);
         self.nonces.clear_expired(self.time_ms);
+        self.tree.revisions.begin();
+        self.end_lock_delays(events);
         check_sender(&request)?;
         match request.identity {
-            Identity::Anonymous => self.perform(request.command, events),
+            Identity::Anonymous => self.perform(request.command, &Caller::sessionless(Principal::anonymous()), events),
             Identity::Session { session, number, confirmed } => {
                 self.perform_numbered(session, number, confirmed, request.command, events)
             }
-            Identity::Key(key) => self.perform_keyed(key, request.command, events),
+            Identity::Key(key) => {
+                self.perform_keyed(key, request.command, &Caller::sessionless(Principal::anonymous()), events)
+            }
+            Identity::Known { principal, key: None } => {
+                self.perform(request.command, &Caller::sessionless(principal), events)
+            }
+            Identity::Known { principal, key: Some(key) } => {
+                self.perform_keyed(key, request.command, &Caller::sessionless(principal), events)
+            }
         }
     }
 
@@ -109,19 +143,26 @@ impl State {
         if let Some(outcome) = self.sessions.admit(session, number, confirmed)? {
             return outcome;
         }
-        let outcome = self.perform(command, events);
+        let caller = Caller { session: Some(session), principal: self.principal_of(session)? };
+        let outcome = self.perform(command, &caller, events);
         self.sessions.keep_answer(session, number, &outcome);
         outcome
     }
 
     /// Does a keyed command unless it is a copy of one already done (spec S-6). A refusal for lack of room is
     /// not kept, so that the same key succeeds once there is room.
-    fn perform_keyed(&mut self, key: Vec<u8>, command: Command, events: &mut Vec<Event>) -> Outcome {
+    fn perform_keyed(
+        &mut self,
+        key: Vec<u8>,
+        command: Command,
+        caller: &Caller,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
         let (now_ms, opens) = (self.time_ms, matches!(command, Command::OpenSession(_)));
         if let Some(outcome) = self.keys_for(opens).admit(&key, now_ms)? {
             return outcome;
         }
-        let outcome = self.perform(command, events);
+        let outcome = self.perform(command, caller, events);
         if !matches!(&outcome, Err(refusal) if refusal.is_overload()) {
             self.keys_for(opens).keep_answer(key, now_ms, outcome.clone());
         }
@@ -133,22 +174,79 @@ impl State {
         if opens { &mut self.nonces } else { &mut self.keys }
     }
 
-    fn perform(&mut self, command: Command, events: &mut Vec<Event>) -> Outcome {
+    fn perform(&mut self, command: Command, caller: &Caller, events: &mut Vec<Event>) -> Outcome {
         match command {
-            Command::OpenSession(command) => command.apply(self),
-            Command::EndSession(command) => command.apply(self),
-            Command::ExpireSession(command) => command.apply(self),
-            Command::SetContents(command) => command.apply(&mut self.tree, events),
-            Command::CreateDirectory(command) => command.apply(&mut self.tree, events),
-            Command::Delete(command) => command.apply(&mut self.tree, events),
-            Command::Increment(command) => command.apply(&mut self.tree, events),
-            Command::ResetCounter(command) => command.apply(&mut self.tree, events),
+            Command::Txn(command) => command.apply(self, caller, events),
+            command => self.carry_out(command, caller, events),
         }
     }
 
-    /// The number of commands that have changed a node. Sessions coming and going don't count.
+    /// Does any command but a transaction.
+    pub(crate) fn carry_out(&mut self, command: Command, caller: &Caller, events: &mut Vec<Event>) -> Outcome {
+        self.permit_command(&command, &caller.principal)?;
+        match command {
+            Command::OpenSession(command) => command.apply(self, &caller.principal),
+            Command::EndSession(command) => command.apply(self, events),
+            Command::ExpireSession(command) => command.apply(self, events),
+            Command::SetContents(command) => command.apply(&mut self.tree, events),
+            Command::CreateDirectory(command) => command.apply(&mut self.tree, events),
+            Command::Delete(command) => command.apply(self, events),
+            Command::DeleteTree(command) => command.apply(self, &caller.principal, events),
+            Command::Increment(command) => command.apply(&mut self.tree, events),
+            Command::ResetCounter(command) => command.apply(&mut self.tree, events),
+            Command::SetAcl(command) => command.apply(self, events),
+            Command::SetQuota(command) => command.apply(self),
+            Command::OpenNode(command) => command.apply(self, caller.session()?, events),
+            Command::CloseHandles(command) => command.apply(self, caller.session()?, events),
+            Command::RevokeHandle(command) => command.apply(self, events),
+            Command::Acquire(command) => command.apply(self, caller.session()?, events),
+            Command::CancelAcquire(command) => command.apply(self, caller.session()?, events),
+            Command::Release(command) => command.apply(self, caller.session()?, events),
+            Command::SetSequencer(command) => command.apply(self, caller.session()?),
+            Command::OnHandle(command) => command.apply(self, caller.session()?, events),
+            Command::PassTime => Ok(Answer::Done),
+            Command::Txn(_) => Err(Refusal::invalid("a transaction holds no transactions")),
+        }
+    }
+
+    /// The one place that decides whether a command that names a node is allowed (spec A-2). What goes through a
+    /// handle was decided when that was opened.
+    fn permit_command(&self, command: &Command, principal: &Principal) -> Result<(), Refusal> {
+        match command {
+            Command::SetContents(SetContents { path, .. })
+            | Command::Increment(Increment { path, .. })
+            | Command::ResetCounter(ResetCounter { path, .. })
+            | Command::CreateDirectory(CreateDirectory { path, .. }) => self.permit_writing(principal, path),
+            Command::Delete(Delete { path, .. }) => self.permit(principal, path, Right::Write),
+            Command::SetAcl(SetAcl { path, .. }) | Command::SetQuota(SetQuota { path, .. }) => {
+                self.permit(principal, path, Right::ChangeAcl)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A node that is there must be the principal's to write; else the directory in which it, or its first missing
+    /// ancestor, would be made.
+    fn permit_writing(&self, principal: &Principal, path: &Path) -> Result<(), Refusal> {
+        let mut place = Some(path.clone());
+        while let Some(path) = place {
+            if self.node(&path).is_some() {
+                return self.permit(principal, &path, Right::Write);
+            }
+            place = path.parent();
+        }
+        Ok(())
+    }
+
+    /// Who opened a session.
+    pub fn principal_of(&self, session: SessionId) -> Result<Principal, Refusal> {
+        let found = self.session(session).ok_or(Refusal::SessionExpired { session })?;
+        Ok(found.principal.clone())
+    }
+
+    /// The number of commands that told an event. Sessions coming and going don't count.
     pub fn revision(&self) -> u64 {
-        self.tree.revision
+        self.tree.revisions.newest
     }
 
     /// The cell's time in milliseconds since the Unix epoch, as the leaders stamped it.
@@ -240,9 +338,10 @@ fn check_sender(request: &Request) -> Result<(), Refusal> {
         (Command::EndSession(end), Identity::Session { session, .. }) if end.session != *session => {
             "a session can end only itself"
         }
-        (Command::ExpireSession(_), Identity::Session { .. } | Identity::Key(_)) => {
-            "only the leader expires sessions, and it does so in nobody's name"
-        }
+        (
+            Command::ExpireSession(_) | Command::RevokeHandle(_) | Command::PassTime,
+            Identity::Session { .. } | Identity::Key(_) | Identity::Known { .. },
+        ) => "only the leader sends this, and it does so in nobody's name",
         _ => return Ok(()),
     };
     Err(Refusal::invalid(refused))

@@ -8,6 +8,8 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
+use crate::acl::AclNames;
+use crate::quota::{Quota, Quotas, Usage};
 use crate::{Change, DirectoryEntry, Event, FileContents, NodeKind, Path, Refusal, Stat};
 
 /// A node. The order of the fields is part of the durable format (docs/formats.md).
@@ -27,6 +29,10 @@ pub struct Node {
     pub created_revision: u64,
     /// The revision that last changed it.
     pub modified_revision: u64,
+    /// How many handles have it open, if it goes with the last of them (spec N-4); `None` for a permanent node.
+    pub ephemeral: Option<u64>,
+    /// Who may do what with it (spec A-1).
+    pub acl: Arc<AclNames>,
 }
 
 /// What a node holds.
@@ -88,7 +94,7 @@ impl Kind {
 }
 
 impl Node {
-    fn new(kind: Kind, instance: u64, revision: u64) -> Node {
+    fn new(kind: Kind, instance: u64, revision: u64, birth: Birth) -> Node {
         Node {
             kind,
             instance,
@@ -97,6 +103,8 @@ impl Node {
             acl_generation: 0,
             created_revision: revision,
             modified_revision: revision,
+            ephemeral: birth.ephemeral.then_some(0),
+            acl: birth.acl.unwrap_or_default(),
         }
     }
 
@@ -118,6 +126,8 @@ impl Node {
             children,
             created_revision: self.created_revision,
             modified_revision: self.modified_revision,
+            ephemeral: self.ephemeral.is_some(),
+            acl: (*self.acl).clone(),
         }
     }
 
@@ -133,12 +143,47 @@ impl Node {
     }
 }
 
+/// What is decided of a node when it is made.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Birth {
+    pub(crate) ephemeral: bool,
+    /// `None`: those of the parent.
+    pub(crate) acl: Option<Arc<AclNames>>,
+}
+
+/// The number of commands that told an event. All events of a command have one revision, so whoever resumes
+/// behind a revision has seen commands whole.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Revisions {
+    pub(crate) newest: u64,
+    /// The command that is being applied has its revision already.
+    stamped: bool,
+}
+
+impl Revisions {
+    pub(crate) fn at(newest: u64) -> Revisions {
+        Revisions { newest, stamped: false }
+    }
+
+    /// A new command begins.
+    pub(crate) fn begin(&mut self) {
+        self.stamped = false;
+    }
+
+    /// The revision of the command that is being applied.
+    pub(crate) fn stamp(&mut self) -> u64 {
+        self.newest += u64::from(!self.stamped);
+        self.stamped = true;
+        self.newest
+    }
+}
+
 /// All nodes, and the two counts that number their changes.
 #[derive(Clone, Debug)]
 pub(crate) struct Tree {
     pub(crate) nodes: OrdMap<Path, Arc<Node>>,
-    /// Grows by one with each command that changed a node.
-    pub(crate) revision: u64,
+    pub(crate) revisions: Revisions,
+    pub(crate) quotas: Quotas,
     /// The instance number of the newest node.
     pub(crate) instances: u64,
 }
@@ -146,8 +191,8 @@ pub(crate) struct Tree {
 impl Tree {
     /// A tree with its root.
     pub(crate) fn new() -> Tree {
-        let root = Node::new(Kind::Directory { children: 0 }, 1, 0);
-        Tree { nodes: OrdMap::unit(Path::root(), Arc::new(root)), revision: 0, instances: 1 }
+        let root = Node::new(Kind::Directory { children: 0 }, 1, 0, Birth::default());
+        Tree { nodes: OrdMap::unit(Path::root(), Arc::new(root)), revisions: Revisions::default(), quotas: Quotas::default(), instances: 1 }
     }
 
     pub(crate) fn find(&self, path: &Path) -> Result<&Arc<Node>, Refusal> {
@@ -161,20 +206,24 @@ impl Tree {
         path: Path,
         kind: Kind,
         parents: bool,
+        birth: Birth,
         events: &mut Vec<Event>,
     ) -> Result<u64, Refusal> {
         let (mut parent, missing) = self.ancestors(&path, parents)?;
-        self.revision += 1;
+        // What is missing comes below the same directories.
+        let mut usage = Usage::of(&kind);
+        usage.nodes += missing.len() as u64;
+        self.quotas.check(missing.first().unwrap_or(&path), Usage::default(), usage)?;
         for directory in missing {
-            self.insert(&parent, directory.clone(), Kind::Directory { children: 0 }, events);
+            self.insert(&parent, directory.clone(), Kind::Directory { children: 0 }, Birth::default(), events);
             parent = directory;
         }
-        self.insert(&parent, path, kind, events);
-        Ok(self.revision)
+        self.insert(&parent, path, kind, birth, events);
+        Ok(self.revisions.newest)
     }
 
     /// The nearest ancestor that is there, and those that are missing below it, outermost first.
-    fn ancestors(&self, path: &Path, parents: bool) -> Result<(Path, Vec<Path>), Refusal> {
+    pub(crate) fn ancestors(&self, path: &Path, parents: bool) -> Result<(Path, Vec<Path>), Refusal> {
         let mut missing = Vec::new();
         let mut ancestor = path.parent();
         while let Some(directory) = ancestor {
@@ -197,26 +246,55 @@ impl Tree {
         Err(Refusal::AlreadyExists { path: path.clone() })
     }
 
-    fn insert(&mut self, parent: &Path, path: Path, kind: Kind, events: &mut Vec<Event>) {
+    fn insert(&mut self, parent: &Path, path: Path, kind: Kind, mut birth: Birth, events: &mut Vec<Event>) {
         self.count_children(parent, 1);
         self.instances += 1;
-        events.push(Event {
-            revision: self.revision,
-            path: path.clone(),
-            change: Change::Created { kind: kind.tag() },
-        });
-        self.nodes.insert(path, Arc::new(Node::new(kind, self.instances, self.revision)));
+        let revision = self.revisions.stamp();
+        birth.acl = birth.acl.or_else(|| self.nodes.get(parent).map(|parent| Arc::clone(&parent.acl)));
+        let node = Node::new(kind, self.instances, revision, birth);
+        self.quotas.count(&path, Usage::default(), Usage::of(&node.kind));
+        let change = Change::Created { kind: node.kind.tag() };
+        events.push(Event { revision, path: path.clone(), change });
+        self.nodes.insert(path, Arc::new(node));
     }
 
     /// Removes a node other than the root and answers the revision.
     pub(crate) fn remove(&mut self, path: Path, events: &mut Vec<Event>) -> u64 {
-        self.revision += 1;
-        self.nodes.remove(&path);
+        let revision = self.revisions.stamp();
+        if let Some(node) = self.nodes.remove(&path) {
+            self.quotas.count(&path, Usage::of(&node.kind), Usage::default());
+        }
         if let Some(parent) = path.parent() {
             self.count_children(&parent, -1);
         }
-        events.push(Event { revision: self.revision, path, change: Change::Deleted });
-        self.revision
+        events.push(Event { revision, path, change: Change::Deleted });
+        revision
+    }
+
+    /// Sets a directory's quota, whatever is in it already.
+    pub(crate) fn set_quota(&mut self, directory: Path, quota: Quota) {
+        let nodes = self.nodes.iter().map(|(path, node)| (path, &**node));
+        self.quotas.set(directory, quota, nodes);
+    }
+
+    /// All nodes below a directory, each directory before what is in it.
+    pub(crate) fn below(&self, directory: &Path) -> Vec<Path> {
+        let mut found = Vec::new();
+        let mut looked = 0;
+        let mut next = Some(directory.clone());
+        while let Some(directory) = next {
+            let start = directory.child_bound("");
+            let children = self.nodes.range((Bound::Excluded(start), Bound::Unbounded));
+            found.extend(children.map(|(child, _)| child).take_while(|child| child.is_child_of(&directory)).cloned());
+            next = found.get(looked).cloned();
+            looked += 1;
+        }
+        found
+    }
+
+    /// The node, to be changed.
+    pub(crate) fn node_mut(&mut self, path: &Path) -> Option<&mut Node> {
+        self.nodes.get_mut(path).map(Arc::make_mut)
     }
 
     fn count_children(&mut self, directory: &Path, change: i64) {

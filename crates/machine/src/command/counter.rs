@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use crate::outcome::RangeLimit;
-use crate::tree::{Kind, Tree};
+use crate::tree::{Birth, Kind, Tree};
 use crate::{Answer, Change, Event, NodeKind, Outcome, Path, Refusal};
 
 /// Adds `delta` to a counter and answers the new value.
@@ -46,9 +46,9 @@ impl Increment {
             return Err(node.wrong_kind(&self.path, NodeKind::Counter));
         };
         let value = self.added_to(current)?;
-        tree.revision += 1;
-        Arc::make_mut(node).hold(Kind::Counter(value), tree.revision);
-        Ok(changed(self.path, value, tree.revision, events))
+        let revision = tree.revisions.stamp();
+        Arc::make_mut(node).hold(Kind::Counter(value), revision);
+        Ok(changed(self.path, value, revision, events))
     }
 
     fn check(&self) -> Result<(), Refusal> {
@@ -65,7 +65,7 @@ impl Increment {
             return Err(Refusal::NotFound { path: self.path });
         }
         let value = self.added_to(0)?;
-        let revision = tree.create(self.path, Kind::Counter(value), true, events)?;
+        let revision = tree.create(self.path, Kind::Counter(value), true, Birth::default(), events)?;
         Ok(Answer::Counter { value, revision })
     }
 
@@ -92,16 +92,16 @@ impl ResetCounter {
         if self.expect.is_some_and(|expected| expected != current) {
             return Err(Refusal::ValueMismatch { path: self.path, current });
         }
-        tree.revision += 1;
-        Arc::make_mut(node).hold(Kind::Counter(self.value), tree.revision);
-        Ok(changed(self.path, self.value, tree.revision, events))
+        let revision = tree.revisions.stamp();
+        Arc::make_mut(node).hold(Kind::Counter(self.value), revision);
+        Ok(changed(self.path, self.value, revision, events))
     }
 
     fn create(self, tree: &mut Tree, events: &mut Vec<Event>) -> Outcome {
         if !self.create || self.expect.is_some() {
             return Err(Refusal::NotFound { path: self.path });
         }
-        let revision = tree.create(self.path, Kind::Counter(self.value), true, events)?;
+        let revision = tree.create(self.path, Kind::Counter(self.value), true, Birth::default(), events)?;
         Ok(Answer::Counter { value: self.value, revision })
     }
 }

@@ -2,8 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::tree::{Kind, Tree};
-use crate::{Answer, Event, Outcome, Path, Refusal};
+use crate::acl::{Principal, Right};
+use crate::tree::Kind;
+use crate::{Answer, Event, Outcome, Path, Refusal, State};
+
+/// The most nodes that are deleted in one step below a directory: a step holds everybody else up.
+pub const MAX_DELETED: usize = 100_000;
 
 /// Removes a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,12 +18,49 @@ pub struct Delete {
     pub if_generation: Option<u64>,
 }
 
-impl Delete {
-    pub(crate) fn apply(self, tree: &mut Tree, events: &mut Vec<Event>) -> Outcome {
+/// Removes a node and all below it, in one step (spec N-8).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteTree {
+    /// The node.
+    pub path: Path,
+}
+
+impl DeleteTree {
+    /// Each node must be the principal's to delete; if one isn't, nothing goes.
+    pub(crate) fn apply(self, state: &mut State, principal: &Principal, events: &mut Vec<Event>) -> Outcome {
         if self.path.is_root() {
             return Err(Refusal::RootImmutable);
         }
-        let node = tree.find(&self.path)?;
+        state.tree.find(&self.path)?;
+        let mut doomed = state.tree.below(&self.path);
+        if doomed.len() > MAX_DELETED {
+            let why = format!(
+                "{} has {} nodes below it, and at most {MAX_DELETED} are deleted at once; delete parts of it first",
+                self.path,
+                doomed.len()
+            );
+            return Err(Refusal::invalid(why));
+        }
+        doomed.insert(0, self.path.clone());
+        for path in &doomed {
+            state.permit(principal, path, Right::Write)?;
+        }
+        let parent = self.path.parent();
+        // Children before their directories.
+        for path in doomed.into_iter().rev() {
+            state.remove_node(path, events);
+        }
+        parent.into_iter().for_each(|parent| state.reap(parent, events));
+        Ok(Answer::Deleted { revision: state.tree.revisions.newest })
+    }
+}
+
+impl Delete {
+    pub(crate) fn apply(self, state: &mut State, events: &mut Vec<Event>) -> Outcome {
+        if self.path.is_root() {
+            return Err(Refusal::RootImmutable);
+        }
+        let node = state.tree.find(&self.path)?;
         if let Some(wanted) = self.if_generation
             && wanted != node.content_generation
         {
@@ -30,7 +71,10 @@ impl Delete {
         {
             return Err(Refusal::NotEmpty { path: self.path, children });
         }
-        Ok(Answer::Deleted { revision: tree.remove(self.path, events) })
+        let parent = self.path.parent();
+        let revision = state.remove_node(self.path, events);
+        parent.into_iter().for_each(|parent| state.reap(parent, events));
+        Ok(Answer::Deleted { revision })
     }
 }
 

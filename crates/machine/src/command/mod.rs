@@ -5,14 +5,24 @@ use serde::{Deserialize, Serialize};
 mod counter;
 mod create_directory;
 mod delete;
+mod lock;
+mod on_handle;
+mod open_node;
 mod session;
+mod set_acl;
 mod set_contents;
+mod txn;
 
 pub use counter::{Increment, ResetCounter};
 pub use create_directory::CreateDirectory;
-pub use delete::Delete;
+pub use delete::{Delete, DeleteTree, MAX_DELETED};
+pub use lock::{Acquire, CancelAcquire, Release, SetSequencer};
+pub use on_handle::{OnHandle, Verb};
+pub use open_node::{CloseHandles, Creation, OpenNode, RevokeHandle};
 pub use session::{EndSession, ExpireSession, MAX_CLIENT_BYTES, MAX_LEASE_MS, MIN_LEASE_MS, OpenSession};
+pub use set_acl::{SetAcl, SetQuota};
 pub use set_contents::{MAX_CONTENTS_BYTES, SetContents};
+pub use txn::{Comparison, Guard, MAX_TXN_PARTS, Txn, TxnOperation};
 
 use crate::session::Identity;
 
@@ -45,4 +55,30 @@ pub enum Command {
     Increment(Increment),
     /// Sets a counter to a value.
     ResetCounter(ResetCounter),
+    /// Opens a handle.
+    OpenNode(OpenNode),
+    /// Closes handles.
+    CloseHandles(CloseHandles),
+    /// Closes a handle that is not allowed any more.
+    RevokeHandle(RevokeHandle),
+    /// Takes a lock, or a place in its queue.
+    Acquire(Acquire),
+    /// Leaves a lock's queue.
+    CancelAcquire(CancelAcquire),
+    /// Gives a lock back.
+    Release(Release),
+    /// Ties a handle to a lock.
+    SetSequencer(SetSequencer),
+    /// Changes the node that a handle is on.
+    OnHandle(OnHandle),
+    /// Sets a node's ACL names.
+    SetAcl(SetAcl),
+    /// Sets a directory's quota.
+    SetQuota(SetQuota),
+    /// Removes a node and all below it.
+    DeleteTree(DeleteTree),
+    /// Guards and operations, all or nothing.
+    Txn(Txn),
+    /// Nothing: time goes on, and lock-delays end. Only the leader sends it.
+    PassTime,
 }

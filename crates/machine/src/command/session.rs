@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Answer, Outcome, Refusal, SessionId, State};
+use crate::acl::Principal;
+use crate::lock::Leaving;
+use crate::{Answer, Event, HandleId, Outcome, Refusal, SessionId, State};
 
 /// The shortest lease, in milliseconds.
 pub const MIN_LEASE_MS: u32 = 1_000;
@@ -38,9 +40,9 @@ pub struct ExpireSession {
 }
 
 impl OpenSession {
-    pub(crate) fn apply(self, state: &mut State) -> Outcome {
+    pub(crate) fn apply(self, state: &mut State, principal: &Principal) -> Outcome {
         self.check()?;
-        let session = state.sessions.open(self.lease_ms, &self.client, state.time_ms)?;
+        let session = state.sessions.open(self.lease_ms, &self.client, principal.clone(), state.time_ms)?;
         Ok(Answer::SessionOpened { session, lease_ms: self.lease_ms })
     }
 
@@ -59,14 +61,14 @@ impl OpenSession {
 }
 
 impl EndSession {
-    pub(crate) fn apply(self, state: &mut State) -> Outcome {
-        state.sessions.end(self.session)?;
+    pub(crate) fn apply(self, state: &mut State, events: &mut Vec<Event>) -> Outcome {
+        state.end_session(self.session, Leaving::InOrder, events)?;
         Ok(Answer::SessionEnded)
     }
 }
 
 impl ExpireSession {
-    pub(crate) fn apply(self, state: &mut State) -> Outcome {
+    pub(crate) fn apply(self, state: &mut State, events: &mut Vec<Event>) -> Outcome {
         if self.term < state.highest_term {
             return Err(Refusal::Deposed {
                 session: self.session,
@@ -74,8 +76,21 @@ impl ExpireSession {
                 newer: state.highest_term,
             });
         }
-        state.sessions.end(self.session)?;
+        state.end_session(self.session, Leaving::SessionDied, events)?;
         Ok(Answer::SessionEnded)
+    }
+}
+
+impl State {
+    /// Ends a session: its locks go to those who wait, or their lock-delay begins; its handles are closed; what is
+    /// ephemeral and nobody else has open goes.
+    fn end_session(&mut self, id: SessionId, leaving: Leaving, events: &mut Vec<Event>) -> Result<(), Refusal> {
+        self.session(id).ok_or(Refusal::SessionExpired { session: id })?;
+        let handles: Vec<HandleId> = self.handles.of(id).map(|(handle, _)| handle).collect();
+        for handle in handles {
+            self.close_handle((id, handle), leaving, events);
+        }
+        self.sessions.end(id)
     }
 }
 

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use crate::planted::{self, Bug};
-use crate::tree::{Kind, Node, Tree};
+use crate::quota::Usage;
+use crate::tree::{Birth, Kind, Node, Tree};
 use crate::{Answer, Change, Event, NodeKind, Outcome, Path, Refusal};
 
 /// The most bytes a file holds (Chubby §2.2 keeps files small on purpose).
@@ -39,16 +40,20 @@ impl SetContents {
             return self.create(tree, events);
         };
         self.check(node)?;
-        tree.revision += 1;
+        let kind = Kind::File(self.contents.into());
+        let (before, after) = (Usage::of(&node.kind), Usage::of(&kind));
+        tree.quotas.check(&self.path, before, after)?;
+        tree.quotas.count(&self.path, before, after);
+        let revision = tree.revisions.stamp();
         let node = Arc::make_mut(node);
-        node.hold(Kind::File(self.contents.into()), tree.revision);
+        node.hold(kind, revision);
         let generation = node.content_generation;
         events.push(Event {
-            revision: tree.revision,
+            revision,
             path: self.path,
             change: Change::ContentsModified { generation },
         });
-        Ok(Answer::Written { generation, revision: tree.revision, created: false })
+        Ok(Answer::Written { generation, revision, created: false })
     }
 
     fn check(&self, node: &Node) -> Result<(), Refusal> {
@@ -67,7 +72,7 @@ impl SetContents {
         if self.if_generation.is_some_and(|wanted| wanted != 0) {
             return Err(self.mismatch(0));
         }
-        let revision = tree.create(self.path, Kind::File(self.contents.into()), self.parents, events)?;
+        let revision = tree.create(self.path, Kind::File(self.contents.into()), self.parents, Birth::default(), events)?;
         Ok(Answer::Written { generation: 1, revision, created: true })
     }
 

@@ -1,0 +1,137 @@
+//! Who may do what (spec A-1, A-2; Chubby §2.3): names of principals, and the files that list them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::tree::Kind;
+use crate::{Path, Refusal, State};
+
+/// The directory of the files that say who is in an ACL.
+const ACL_DIRECTORY: &str = "/acl";
+/// The line of an ACL file that stands for everybody.
+const EVERYBODY: &str = "*";
+/// The most bytes a principal's name has.
+pub const MAX_PRINCIPAL_BYTES: usize = 256;
+
+/// Who a caller is, as its connection proved it. The empty name is nobody in particular.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Principal(Arc<str>);
+
+impl Principal {
+    /// A principal by name: 1 to [`MAX_PRINCIPAL_BYTES`] bytes in one line, not `*` and not a comment's beginning.
+    pub fn named(name: &str) -> Result<Principal, Refusal> {
+        let fits = (1..=MAX_PRINCIPAL_BYTES).contains(&name.len()) && name.trim() == name;
+        if !fits || name.chars().any(char::is_control) || name == EVERYBODY || name.starts_with('#') {
+            return Err(Refusal::invalid(format!(
+                "{name:?} is no name of a principal: it has 1 to {MAX_PRINCIPAL_BYTES} bytes in one line, without \
+                 spaces around it, and is neither * nor begins with #"
+            )));
+        }
+        Ok(Principal(Arc::from(name)))
+    }
+
+    /// Nobody in particular.
+    pub fn anonymous() -> Principal {
+        Principal::default()
+    }
+
+    /// Its name; empty for nobody in particular.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(if self.0.is_empty() { "anonymous" } else { &self.0 })
+    }
+}
+
+/// The ACLs of a node: each names a file in `/acl`, whose lines are principals; an empty name lets everybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AclNames {
+    /// Who may read it and watch it.
+    pub read: Arc<str>,
+    /// Who may write it, lock it, delete it, and make nodes in it.
+    pub write: Arc<str>,
+    /// Who may change these names.
+    pub change_acl: Arc<str>,
+}
+
+/// What somebody wants to do with a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Right {
+    /// Read and watch.
+    Read,
+    /// Write, lock, delete, make nodes in it.
+    Write,
+    /// Change the ACL names.
+    ChangeAcl,
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Right::Read => "read",
+            Right::Write => "write",
+            Right::ChangeAcl => "change the ACL of",
+        })
+    }
+}
+
+impl AclNames {
+    /// The name that governs a right.
+    pub fn of(&self, right: Right) -> &str {
+        match right {
+            Right::Read => &self.read,
+            Right::Write => &self.write,
+            Right::ChangeAcl => &self.change_acl,
+        }
+    }
+
+    /// Refuses names that no file in `/acl` can have.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        for name in [&self.read, &self.write, &self.change_acl] {
+            if !name.is_empty() {
+                acl_file(name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn acl_file(name: &str) -> Result<Path, Refusal> {
+    let file = Path::parse(&format!("{ACL_DIRECTORY}/{name}")).ok().filter(|path| path.depth() == 2);
+    file.ok_or_else(|| Refusal::invalid(format!("{name:?} is no ACL's name: it is that of a file in /acl")))
+}
+
+impl State {
+    /// Whether a principal has a right on a node with these ACLs. An ACL whose file is missing lets nobody.
+    pub fn may(&self, principal: &Principal, acl: &AclNames, right: Right) -> bool {
+        let name = acl.of(right);
+        name.is_empty() || acl_file(name).is_ok_and(|file| self.lists(&file, principal))
+    }
+
+    fn lists(&self, file: &Path, principal: &Principal) -> bool {
+        let Some(Kind::File(file)) = self.node(file).map(|node| &node.kind) else { return false };
+        let lines = file.contents().split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+        let known = !principal.0.is_empty();
+        lines.into_iter().any(|line| line == EVERYBODY.as_bytes() || (known && line == principal.0.as_bytes()))
+    }
+
+    /// Refuses unless a principal has a right on a node.
+    pub(crate) fn permit(&self, principal: &Principal, path: &Path, right: Right) -> Result<(), Refusal> {
+        let Some(node) = self.node(path) else { return Ok(()) };
+        if self.may(principal, &node.acl, right) {
+            return Ok(());
+        }
+        Err(Refusal::NotPermitted {
+            path: path.clone(),
+            right,
+            principal: principal.clone(),
+            acl: node.acl.of(right).to_owned(),
+        })
+    }
+}

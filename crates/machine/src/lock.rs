@@ -1,0 +1,261 @@
+//! Locks: every node is one (spec L-1 to L-6; Chubby §2.4).
+//!
+//! A lock is here while somebody holds it, waits for it, or its lock-delay runs. Waiters stand in a queue, and
+//! whatever frees the lock hands it to the first of them in the same step (spec L-2).
+
+use std::fmt;
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use serde::{Deserialize, Serialize};
+
+use crate::handle::{Handle, HandleId, Place};
+use crate::{Change, Event, Path, Refusal, SessionId, State};
+
+/// The most that wait for one lock.
+pub const MAX_WAITERS: usize = 100_000;
+/// How many lock-delays end in one step; more end in the next.
+const DELAYS_ENDED_PER_COMMAND: usize = 64;
+
+/// A holder or waiter.
+pub(crate) type Who = (SessionId, HandleId);
+
+/// A lock as it was acquired: what a holder shows to those it works with (spec L-4; Chubby §2.4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sequencer {
+    /// The node that is locked.
+    pub path: Path,
+    /// Its instance.
+    pub instance: u64,
+    /// Its lock generation, which grows each time the free lock is taken.
+    pub generation: u64,
+    /// Whether others may hold it too.
+    pub shared: bool,
+}
+
+impl fmt::Display for Sequencer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mode = if self.shared { "shared" } else { "exclusive" };
+        write!(formatter, "{} {mode} {}.{}", self.path, self.instance, self.generation)
+    }
+}
+
+/// A lock that is held, waited for, or kept free by a lock-delay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lock {
+    /// The node.
+    pub path: Path,
+    /// Whether those who hold it share it.
+    pub shared: bool,
+    /// Who holds it, and since when by the cell's time.
+    pub(crate) holders: OrdMap<Who, u64>,
+    /// Who waits, in order.
+    pub(crate) waiters: OrdMap<u64, Waiter>,
+    /// Nobody gets it before this, by the cell's time (spec L-5); 0: no lock-delay runs.
+    pub free_at_ms: u64,
+}
+
+/// Who waits for a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiter {
+    /// The session.
+    pub session: SessionId,
+    /// The handle that is to hold the lock.
+    pub handle: HandleId,
+    /// Whether it would share it.
+    pub shared: bool,
+    /// Since when it waits, by the cell's time.
+    pub since_ms: u64,
+}
+
+impl Lock {
+    fn on(path: Path) -> Lock {
+        Lock { path, shared: false, holders: OrdMap::new(), waiters: OrdMap::new(), free_at_ms: 0 }
+    }
+
+    /// Who holds it, and since when by the cell's time.
+    pub fn holders(&self) -> impl Iterator<Item = (SessionId, HandleId, u64)> {
+        self.holders.iter().map(|((session, handle), since)| (*session, *handle, *since))
+    }
+
+    /// Who waits, first come, first served.
+    pub fn waiters(&self) -> impl Iterator<Item = &Waiter> {
+        self.waiters.values()
+    }
+
+    /// Whether somebody who comes now may hold it, waiters aside.
+    fn takes(&self, shared: bool) -> bool {
+        self.free_at_ms == 0 && (self.holders.is_empty() || (self.shared && shared))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.holders.is_empty() && self.waiters.is_empty() && self.free_at_ms == 0
+    }
+}
+
+/// All locks that are not simply free, by instance of their node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Locks {
+    pub(crate) table: OrdMap<u64, Arc<Lock>>,
+    /// The lock-delays that run, by their end.
+    pub(crate) delays: OrdSet<(u64, u64)>,
+    /// The newest number in a queue.
+    pub(crate) tickets: u64,
+}
+
+/// Why a handle gives up its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    /// It was released or closed, or its session ended as it should.
+    InOrder,
+    /// Its session died: the lock-delay begins.
+    SessionDied,
+}
+
+impl State {
+    /// The lock of a node, unless it is free and nobody has to do with it.
+    pub fn lock(&self, path: &Path) -> Option<&Lock> {
+        self.node(path).and_then(|node| self.locks.table.get(&node.instance)).map(|lock| &**lock)
+    }
+
+    /// All locks that are held, waited for, or kept free by a lock-delay.
+    pub fn locks(&self) -> impl Iterator<Item = &Lock> {
+        self.locks.table.values().map(|lock| &**lock)
+    }
+
+    /// When the next lock-delay ends, by the cell's time. Whoever leads sees to it that a command comes then.
+    pub fn next_lock_delay_ms(&self) -> Option<u64> {
+        self.locks.delays.get_min().map(|(end, _)| *end)
+    }
+
+    /// What a handle holds (spec L-4).
+    pub fn sequencer_of(&self, handle: &Handle) -> Option<Sequencer> {
+        let Place::Holding { generation } = handle.place else { return None };
+        let shared = self.locks.table.get(&handle.instance).is_some_and(|lock| lock.shared);
+        Some(Sequencer { path: handle.path.clone(), instance: handle.instance, generation, shared })
+    }
+
+    /// Refuses a sequencer whose lock is not held any more as it says (spec L-4).
+    pub fn check_sequencer(&self, sequencer: &Sequencer) -> Result<(), Refusal> {
+        let node = self.node(&sequencer.path).filter(|node| node.instance == sequencer.instance);
+        let lock = self.locks.table.get(&sequencer.instance);
+        let holds = lock.is_some_and(|lock| !lock.holders.is_empty() && lock.shared == sequencer.shared);
+        if holds && node.is_some_and(|node| node.lock_generation == sequencer.generation) {
+            return Ok(());
+        }
+        Err(Refusal::SequencerInvalid { sequencer: sequencer.clone() })
+    }
+
+    /// Gives the lock to a handle if it can have it now.
+    pub(crate) fn try_acquire(&mut self, who: Who, handle: &Handle, shared: bool, events: &mut Vec<Event>) -> bool {
+        let lock = self.locks.table.get(&handle.instance);
+        if !lock.is_none_or(|lock| lock.waiters.is_empty() && lock.takes(shared)) {
+            return false;
+        }
+        self.hold(who, &handle.path, handle.instance, shared, events);
+        true
+    }
+
+    fn hold(&mut self, who: Who, path: &Path, instance: u64, shared: bool, events: &mut Vec<Event>) {
+        let now_ms = self.time_ms;
+        let lock = self.locks.table.entry(instance).or_insert_with(|| Arc::new(Lock::on(path.clone())));
+        let lock = Arc::make_mut(lock);
+        let was_free = lock.holders.is_empty();
+        lock.shared = shared;
+        lock.holders.insert(who, now_ms);
+        let Some(node) = self.tree.node_mut(path) else { return };
+        node.lock_generation += u64::from(was_free);
+        let generation = node.lock_generation;
+        let (session, handle) = who;
+        self.handles.place(session, handle, Place::Holding { generation });
+        let revision = self.tree.revisions.stamp();
+        let change = Change::LockAcquired { session, handle, generation, shared };
+        events.push(Event { revision, path: path.clone(), change });
+    }
+
+    /// Puts a handle at the end of the queue and tells the holders that somebody wants what they have (spec E-1).
+    pub(crate) fn queue_up(&mut self, who: Who, handle: &Handle, shared: bool, events: &mut Vec<Event>) {
+        let (now_ms, (session, id)) = (self.time_ms, who);
+        self.locks.tickets += 1;
+        let ticket = self.locks.tickets;
+        let lock =
+            self.locks.table.entry(handle.instance).or_insert_with(|| Arc::new(Lock::on(handle.path.clone())));
+        Arc::make_mut(lock).waiters.insert(ticket, Waiter { session, handle: id, shared, since_ms: now_ms });
+        self.handles.place(session, id, Place::Waiting { ticket });
+        let revision = self.tree.revisions.stamp();
+        events.push(Event { revision, path: handle.path.clone(), change: Change::LockWanted { shared } });
+    }
+
+    /// Takes a handle out of the holders or the queue, and hands the lock on.
+    pub(crate) fn leave_lock(&mut self, who: Who, handle: &Handle, leaving: Leaving, events: &mut Vec<Event>) {
+        let now_ms = self.time_ms;
+        let Some(lock) = self.locks.table.get_mut(&handle.instance).map(Arc::make_mut) else { return };
+        match handle.place {
+            Place::Apart => return,
+            Place::Waiting { ticket } => drop(lock.waiters.remove(&ticket)),
+            Place::Holding { .. } => {
+                lock.holders.remove(&who);
+                let delay_ms = u64::from(handle.lock_delay_ms);
+                if leaving == Leaving::SessionDied && delay_ms > 0 {
+                    let before = lock.free_at_ms;
+                    lock.free_at_ms = before.max(now_ms.saturating_add(delay_ms));
+                    self.locks.delays.remove(&(before, handle.instance));
+                    self.locks.delays.insert((lock.free_at_ms, handle.instance));
+                }
+                let revision = self.tree.revisions.stamp();
+                let change = Change::LockReleased { session: who.0, handle: who.1 };
+                events.push(Event { revision, path: handle.path.clone(), change });
+            }
+        }
+        self.handles.place(who.0, who.1, Place::Apart);
+        self.hand_on(handle.instance, events);
+    }
+
+    /// Gives the lock to the first who wait, as many as can have it together; forgets it when nobody has to do
+    /// with it.
+    fn hand_on(&mut self, instance: u64, events: &mut Vec<Event>) {
+        while let Some(lock) = self.locks.table.get(&instance) {
+            let path = lock.path.clone();
+            let Some((ticket, first)) = lock.waiters.get_min().map(|(ticket, first)| (*ticket, *first)) else {
+                if lock.is_idle() {
+                    self.locks.table.remove(&instance);
+                }
+                return;
+            };
+            if !lock.takes(first.shared) {
+                return;
+            }
+            if let Some(lock) = self.locks.table.get_mut(&instance) {
+                Arc::make_mut(lock).waiters.remove(&ticket);
+            }
+            self.hold((first.session, first.handle), &path, instance, first.shared, events);
+        }
+    }
+
+    /// The node is going: whoever holds or waits has nothing any more.
+    pub(crate) fn lose_lock(&mut self, instance: u64, events: &mut Vec<Event>) {
+        let Some(lock) = self.locks.table.remove(&instance) else { return };
+        self.locks.delays.remove(&(lock.free_at_ms, instance));
+        let waiters = lock.waiters.values().map(|waiter| (waiter.session, waiter.handle));
+        for (session, handle) in lock.holders.keys().copied().chain(waiters) {
+            self.handles.place(session, handle, Place::Apart);
+            let revision = self.tree.revisions.stamp();
+            let change = Change::LockLost { session, handle };
+            events.push(Event { revision, path: lock.path.clone(), change });
+        }
+    }
+
+    /// Hands on the locks whose lock-delay is over.
+    pub(crate) fn end_lock_delays(&mut self, events: &mut Vec<Event>) {
+        for _ in 0..DELAYS_ENDED_PER_COMMAND {
+            let Some(&(end, instance)) = self.locks.delays.get_min().filter(|(end, _)| *end <= self.time_ms) else {
+                return;
+            };
+            self.locks.delays.remove(&(end, instance));
+            if let Some(lock) = self.locks.table.get_mut(&instance) {
+                Arc::make_mut(lock).free_at_ms = 0;
+            }
+            self.hand_on(instance, events);
+        }
+    }
+}
