@@ -74,7 +74,7 @@ struct Attempt {
 
 enum Event {
     Reply(Result<Option<v1::SessionReply>, Status>),
-    Attempted(Result<(Link, Greeting), OpenError>),
+    Attempted(Box<Result<(Link, Greeting), OpenError>>),
     Calls,
     Room,
     Time,
@@ -197,7 +197,7 @@ impl Session {
         tokio::select! {
             biased;
             reply = next_reply(&mut self.link) => Event::Reply(reply),
-            result = next_attempt(&mut self.attempt) => Event::Attempted(result),
+            result = next_attempt(&mut self.attempt) => Event::Attempted(Box::new(result)),
             () = room(blocked) => Event::Room,
             () = self.queue.woken() => Event::Calls,
             () = self.timer.fired() => Event::Time,
@@ -209,7 +209,7 @@ impl Session {
             Event::Reply(Ok(Some(reply))) => self.replied(reply, now),
             Event::Reply(Ok(None)) => self.stream_ended("the replica ended the stream".into(), now),
             Event::Reply(Err(status)) => self.stream_ended(link::describe(&status), now),
-            Event::Attempted(result) => self.attempted(result, now),
+            Event::Attempted(result) => self.attempted(*result, now),
             Event::Calls | Event::Room | Event::Time => {}
         }
     }
