@@ -3,6 +3,7 @@
 
 mod ending;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -83,6 +84,8 @@ struct Inner {
     health: Arc<Health>,
     /// Why this replica has ended for good.
     retired: OnceLock<String>,
+    /// It has asked another one to take over, because it stops.
+    handed_over: AtomicBool,
     // Held so that no second process uses the folder while this replica runs.
     folder: DataFolder,
 }
@@ -102,6 +105,10 @@ impl Cell {
         let entrance = entrance.filter(|_| !planted::is(Bug::AmnesiacVoter));
         let cell_id = owner.cell_id;
         let mut opened = open(&config, &world, owner, entrance).await?;
+        // It asks those whom the settings name, and they must be those that the cell was to begin with.
+        if opened.folder.entrance() == Some(Entrance::Founding) && cell_id != config.cell_id() {
+            return Err(StartError::OtherFounders(config.data.display().to_string()));
+        }
         // Others belong to a cell that lives: they begin when the leader takes them in.
         if matches!(opened.folder.entrance(), None | Some(Entrance::Founding)) {
             bootstrap::begin(&config, &mut opened.log).await?;
@@ -179,6 +186,10 @@ impl Cell {
         });
         let members = || self.inner.network.roster.describe();
         match tokio::time::timeout_at(deadline, passed).await {
+            // A replica that ends for good may be one whose state is wrong: nothing is read from it any more.
+            Ok(Ok(_)) if *self.inner.stop.borrow() => {
+                Err(ProposeError::Stopping { why: "it ends".to_owned(), under_way: false })
+            }
             Ok(Ok(passed)) => passed,
             Ok(Err(_)) => Err(ProposeError::Stopping { why: "it was told to".to_owned(), under_way: false }),
             Err(_) => Err(ProposeError::NoLeader { waited: asked.elapsed(), members: members() }),
@@ -405,7 +416,7 @@ impl Tasks {
         let lease = cell.tuning().election_max;
         tokio::spawn(leadership::follow(cell.inner.raft.clone(), self.heard, lease, self.leadership));
         tokio::spawn(self.router.run());
-        tokio::spawn(self.barriers.run(self.barriers_asked));
+        tokio::spawn(until_stop(stop.clone(), self.barriers.run(self.barriers_asked)));
         tokio::spawn(serve(self.service, listener, max_connections, stop.clone()));
         tokio::spawn(until_stop(stop.clone(), leases::expire_sessions(cell.clone(), followed)));
         if let Some(entrance) = cell.folder().entrance() {
@@ -526,6 +537,7 @@ async fn assemble(
         comparison,
         health,
         retired: OnceLock::new(),
+        handed_over: AtomicBool::new(false),
         folder,
     };
     Ok((Cell { inner: Arc::new(inner) }, tasks))

@@ -2,6 +2,7 @@
 //! leadership over before.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
@@ -91,7 +92,8 @@ impl Cell {
 
     /// Asks the most advanced other voter to take over, and waits until it leads.
     pub async fn hand_over(&self) {
-        if !self.inner.leadership.borrow().here {
+        // After one that came to nothing the engine proposes nothing more as a leader, so there is no second try.
+        if !self.inner.leadership.borrow().here || self.inner.handed_over.swap(true, Ordering::Relaxed) {
             return;
         }
         let metrics = self.inner.raft.metrics().borrow_watched().clone();

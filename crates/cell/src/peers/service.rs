@@ -346,11 +346,13 @@ impl PeerApi for PeerService {
         if request.new && request.replica != self.replica {
             self.admission.heard_a_founder();
         }
+        let experienced = self.admission.has_taken_part(&self.raft);
         let fresh = self.admission.is_full() || self.admission.is_founding();
         Ok(Response::new(IntroduceReply {
             cell_id: self.cell_id,
             replica: self.replica,
-            new: fresh && !self.admission.has_taken_part(&self.raft),
+            new: fresh && !experienced,
+            knows_nothing: !fresh && !experienced,
             standing: match self.changes.standing(request.replica) {
                 Standing::Stranger => WireStanding::Stranger,
                 Standing::Learner => WireStanding::Learner,
@@ -380,8 +382,7 @@ impl PeerApi for PeerService {
         self.check(request.cell_id)?;
         check_replica(self.replica, request.to)?;
         self.admission.check_following()?;
-        let wait = Duration::from_millis(request.wait_ms.into()).min(MAX_DEADLINE);
-        let digest = self.comparison.digest_at(request.index, wait).await.map_err(internal)?;
+        let digest = self.comparison.digest_for(&request).await.map_err(internal)?;
         Ok(Response::new(DigestReply { digest }))
     }
 

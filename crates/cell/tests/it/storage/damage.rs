@@ -140,8 +140,8 @@ fn damage_is_explained() {
     }
 }
 
-/// Spec G-4, the window that is left: if a kill came within the moment after the last write, a flipped byte in
-/// that write looks like a torn one and it is cut off; earlier ones are damage all the same.
+/// Spec G-4, the window that is left: if a kill came within the moment after the last write, two flipped bits in
+/// that write look like a torn one and it is cut off; earlier ones are damage all the same.
 #[test]
 fn only_the_last_write_before_a_kill_can_pass_for_torn() {
     let entries = few();
@@ -150,7 +150,7 @@ fn only_the_last_write_before_a_kill_can_pass_for_torn() {
     for (number, end) in ends.iter().enumerate() {
         let disk = disk.copy();
         let mut flipped = whole.clone();
-        flipped[end - 5] ^= 1;
+        flipped[end - 5] ^= 3;
         disk.set_contents(&segment(1), flipped);
         let opened = reopen(&disk);
         if number < 3 {
