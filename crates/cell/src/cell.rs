@@ -107,6 +107,7 @@ impl Cell {
         let mut opened = open(&config, &world, owner, entrance).await?;
         // It asks those whom the settings name, and they must be those that the cell was to begin with.
         if opened.folder.entrance() == Some(Entrance::Founding) && cell_id != config.cell_id() {
+            opened.log.close().await;
             return Err(StartError::OtherFounders(config.data.display().to_string()));
         }
         // Others belong to a cell that lives: they begin when the leader takes them in.
