@@ -101,6 +101,11 @@ impl Changes {
     /// [`ChangeError::NotLeader`] also if this replica has handed leadership over because the change removes it: the
     /// new leader is to be asked for the same.
     pub(crate) async fn make(&self, change: &Change, deadline: Instant) -> Result<(), ChangeError> {
+        if let Change::Replace { old, new, .. } = change
+            && old == new
+        {
+            return Err(ChangeError::SameReplica { id: *old });
+        }
         self.check_leads().await?;
         tracing::info!(?change, "changing the members");
         self.prepare(change, deadline).await?;
@@ -289,6 +294,11 @@ impl Changes {
         }
         if leaving.is_empty() {
             return Ok(());
+        }
+        // A voter without addresses would count in every majority, and never answer again.
+        let voting = &leaving & &self.voters()?;
+        if !voting.is_empty() {
+            return Err(ChangeError::Refused { why: format!("{voting:?} still vote") });
         }
         // Without addresses it is known for one that leaves for good: one that is replaced keeps them to its end.
         let nowhere = leaving.iter().map(|id| (*id, Member::default())).collect();

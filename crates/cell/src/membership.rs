@@ -172,6 +172,14 @@ pub enum ChangeError {
     /// This replica is stopping or has failed.
     #[error("this replica is stopping; use another one")]
     Stopping,
+    /// A replica was to take its own place.
+    #[error(
+        "replica {id} can't replace itself; if it has lost its data folder, start it with --replace, otherwise choose a new number"
+    )]
+    SameReplica {
+        /// The replica.
+        id: ReplicaId,
+    },
 }
 
 impl ChangeError {

@@ -126,6 +126,10 @@ async fn mistakes_are_refused() {
     assert_eq!(refused(Change::Voters { ids: ids([]) }).await, ChangeError::NoVoterLeft);
     assert_eq!(refused(Change::Remove { ids: ids([1, 2, 3]) }).await, ChangeError::NoVoterLeft);
     assert_eq!(refused(Change::Add { id: 0, member: nobody(9) }).await, ChangeError::Zero);
+    for member in [None, Some(trio.member(other))] {
+        let itself = Change::Replace { old: other, new: other, member };
+        assert_eq!(refused(itself).await, ChangeError::SameReplica { id: other });
+    }
     let replace = Change::Replace { old: 8, new: 9, member: Some(nobody(9)) };
     assert!(matches!(refused(replace).await, ChangeError::Unknown { .. }));
     let member = trio.member(2);

@@ -77,9 +77,10 @@ fn failed(error: &ChangeError) -> v1::Failure {
             (Code::AlreadyExists, 0)
         }
         ChangeError::TooMany => (Code::OutOfRange, 0),
-        ChangeError::BadAddress { .. } | ChangeError::NoVoterLeft | ChangeError::Zero => {
-            (Code::InvalidArgument, 0)
-        }
+        ChangeError::BadAddress { .. }
+        | ChangeError::NoVoterLeft
+        | ChangeError::Zero
+        | ChangeError::SameReplica { .. } => (Code::InvalidArgument, 0),
         _ => (Code::Internal, 0),
     };
     let may_have_been_done = error.may_have_been_done();
