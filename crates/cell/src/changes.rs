@@ -73,8 +73,14 @@ impl Changes {
     /// Where a member, or one that is being taken in again, is reached by its peers.
     pub(crate) fn address_of(&self, id: ReplicaId) -> Result<String, Status> {
         let known = self.membership().map_err(refusal)?.get_node(&id).cloned();
-        let member = known.or_else(|| self.roster.configured(id)).ok_or_else(|| no_member(id))?;
+        let lost = || self.away(id).or_else(|| self.roster.configured(id));
+        let member = known.or_else(lost).ok_or_else(|| no_member(id))?;
         Ok(self.roster.peer_address(id, &member))
+    }
+
+    /// One that a leader was about to begin anew.
+    fn away(&self, id: ReplicaId) -> Option<Member> {
+        self.machine.view().away.get(&id).cloned()
     }
 
     /// Where the members are reached by their peers, as far as this replica knows.
@@ -163,21 +169,30 @@ impl Changes {
 
     /// Finishes what an earlier leader has left half-done, if anything; otherwise costs nothing.
     pub(crate) async fn finish_leftovers(&self) -> Result<(), ChangeError> {
-        let membership = self.membership()?;
-        let leaves = membership.nodes().any(|(_, member)| member.is_leaving());
-        if membership.get_joint_config().len() < 2 && !leaves {
+        if !self.has_leftovers()? {
             return Ok(());
         }
         let _one = self.begin().await?;
         let membership = self.membership()?;
         let leaving = membership.nodes().filter(|(_, member)| member.is_leaving()).map(|(id, _)| *id);
-        let leaving: Ids = leaving.collect();
-        if leaving.is_empty() {
-            return Ok(());
+        let (leaving, away): (Ids, _) = (leaving.collect(), self.machine.view().away);
+        if !away.is_empty() {
+            tracing::info!(?away, "adding members again that an earlier leader was about to begin anew");
+            let again = ChangeMembers::AddNodes((*away).clone());
+            self.change(again, Instant::now() + CHANGE_LIMIT).await?;
         }
-        tracing::info!(?leaving, "finishing a change of the members that an earlier leader began");
-        let deadline = Instant::now() + CHANGE_LIMIT;
-        self.change(ChangeMembers::RemoveNodes(leaving), deadline).await.map(drop)
+        if !leaving.is_empty() {
+            tracing::info!(?leaving, "finishing a change of the members that an earlier leader began");
+            let gone = ChangeMembers::RemoveNodes(leaving);
+            self.change(gone, Instant::now() + CHANGE_LIMIT).await?;
+        }
+        Ok(())
+    }
+
+    fn has_leftovers(&self) -> Result<bool, ChangeError> {
+        let membership = self.membership()?;
+        let leaves = membership.nodes().any(|(_, member)| member.is_leaving());
+        Ok(membership.get_joint_config().len() > 1 || leaves || !self.machine.view().away.is_empty())
     }
 
     /// Alone, as a leader that has just proved to be one, and with no joint membership left behind.
@@ -473,7 +488,7 @@ impl Changes {
             (Standing::Removed, _) => return Err(removed(id)),
             (_, Some(member)) => member,
             // An earlier try may have ended before it was a learner again.
-            (_, None) => self.roster.configured(id).ok_or_else(|| no_member(id))?,
+            (_, None) => self.away(id).or_else(|| self.roster.configured(id)).ok_or_else(|| no_member(id))?,
         };
         tracing::info!(replica = id, "taking a replica out that lost its data");
         let gone = || Ids::from([id]);
@@ -487,7 +502,8 @@ impl Changes {
     pub(crate) async fn begin_learner(&self, id: ReplicaId) -> Result<ReadmitReply, Status> {
         let _one = self.begin().await.map_err(refusal)?;
         let known = self.membership().map_err(refusal)?.get_node(&id).cloned();
-        match (self.standing(id), known) {
+        // An earlier try may have ended before it was a learner again.
+        match (self.standing(id), known.or_else(|| self.away(id))) {
             (Standing::Removed, _) => Err(removed(id)),
             (Standing::Voter, _) => Err(Status::already_exists(format!(
                 "replica {id} votes already, but this one's folder is empty: was it lost? Then start it with --replace"
@@ -544,3 +560,6 @@ pub(crate) fn refusal(error: ChangeError) -> Status {
         error => Status::unavailable(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

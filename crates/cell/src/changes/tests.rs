@@ -1,0 +1,49 @@
+//! The leader's half, where only the engine itself can make the moment that is tested.
+
+use bramah_wire::transport::Tcp;
+
+use super::*;
+use crate::disk::RealDisk;
+use crate::{Cell, CellConfig, Tuning, WallClock, World};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn member(port: u16) -> Member {
+    Member { peer_address: format!("127.0.0.1:{port}"), client_address: format!("127.0.0.2:{port}") }
+}
+
+/// A cell of one voter, which leads, and a learner 4 that does not run.
+async fn one_and_a_learner(folder: &tempfile::TempDir) -> Cell {
+    let config = CellConfig {
+        cell: "test".to_owned(),
+        replica: 1,
+        data: folder.path().join("replica-1"),
+        members: vec![(1, member(1))],
+        bootstrap: true,
+        replace: false,
+        join: Vec::new(),
+        peers_listen: "127.0.0.1:0".to_owned(),
+        tuning: Tuning::default(),
+    };
+    let world = World { disk: Arc::new(RealDisk), transport: Arc::new(Tcp), clock: WallClock::system() };
+    let cell = Cell::start(config, world).await.expect("an empty folder");
+    let add = Change::Add { id: 4, member: member(4) };
+    cell.change_members(add, Instant::now() + LIMIT).await.expect("it leads");
+    cell
+}
+
+/// Spec G-7: the leader dies after it has taken a member out that it begins anew: the next one adds it again, where
+/// it was, though nobody's settings name it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_begun_anew_is_not_lost_with_the_leader() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let cell = one_and_a_learner(&folder).await;
+    let gone = ChangeMembers::RemoveNodes(Ids::from([4]));
+    cell.raft().change_membership(gone, false).await.expect("it leads");
+    let deadline = Instant::now() + LIMIT;
+    while !cell.members().contains(&(4, member(4), false)) {
+        assert!(Instant::now() < deadline, "lost: {:?}", cell.members());
+        sleep(LOOK_AGAIN).await;
+    }
+    cell.stop().await;
+}
