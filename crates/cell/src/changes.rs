@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bramah_wire::v1::ReadmitReply;
@@ -54,6 +55,27 @@ pub(crate) enum Standing {
     Voter,
     /// For good.
     Removed,
+}
+
+/// One change that is asked for, of one step or more.
+struct Making {
+    deadline: Instant,
+    /// A step was made, or may have been.
+    begun: AtomicBool,
+}
+
+impl Making {
+    fn until(deadline: Instant) -> Self {
+        Self { deadline, begun: AtomicBool::new(false) }
+    }
+
+    /// What is known of one step. The next leader knows whether one that this one has lost was made.
+    fn note<T>(&self, step: Result<T, ChangeError>) -> Result<T, ChangeError> {
+        if !matches!(step, Err(ChangeError::Refused { .. })) {
+            self.begun.store(true, Ordering::Relaxed);
+        }
+        step
+    }
 }
 
 /// Makes changes of the members while this replica leads.
@@ -112,31 +134,37 @@ impl Changes {
         {
             return Err(ChangeError::SameReplica { id: *old });
         }
+        let making = Making::until(deadline);
+        let made = self.make_all(change, &making).await;
+        made.map_err(|error| if making.begun.into_inner() { error.in_part() } else { error })
+    }
+
+    async fn make_all(&self, change: &Change, making: &Making) -> Result<(), ChangeError> {
         self.check_leads().await?;
         tracing::info!(?change, "changing the members");
-        self.prepare(change, deadline).await?;
+        self.prepare(change, making).await?;
         let _one = self.begin().await?;
         match change {
-            Change::Add { id, member } => self.add(*id, member, deadline).await,
+            Change::Add { id, member } => self.add(*id, member, making).await,
             Change::Promote { ids } => {
                 let voters = &self.voters()? | ids;
-                self.set_voters(voters, deadline).await
+                self.set_voters(voters, making).await
             }
             Change::Demote { ids } => {
                 self.check_members(ids)?;
                 let voters = &self.voters()? - ids;
-                self.set_voters(voters, deadline).await
+                self.set_voters(voters, making).await
             }
-            Change::Remove { ids } => self.remove(ids, &self.voters()? - ids, deadline).await,
-            Change::Replace { old, new, .. } => self.replace(*old, *new, deadline).await,
-            Change::SetAddress { id, member } => self.set_address(*id, member, deadline).await,
-            Change::Voters { ids } => self.set_voters(ids.clone(), deadline).await,
+            Change::Remove { ids } => self.remove(ids, &self.voters()? - ids, making).await,
+            Change::Replace { old, new, .. } => self.replace(*old, *new, making).await,
+            Change::SetAddress { id, member } => self.set_address(*id, member, making).await,
+            Change::Voters { ids } => self.set_voters(ids.clone(), making).await,
         }
     }
 
     /// Adds who is to be added first, and waits until the new voters have caught up. Others may change the members
     /// meanwhile: a replica that begins anew needs that to catch up.
-    async fn prepare(&self, change: &Change, deadline: Instant) -> Result<(), ChangeError> {
+    async fn prepare(&self, change: &Change, making: &Making) -> Result<(), ChangeError> {
         let new = match change {
             Change::Promote { ids } | Change::Voters { ids } => ids.clone(),
             Change::Replace { old, new, member } => {
@@ -150,7 +178,7 @@ impl Changes {
                 ) = (member, known)
                 {
                     let _one = self.begin().await?;
-                    self.add(*new, member, deadline).await?;
+                    self.add(*new, member, making).await?;
                 }
                 Ids::from([*new])
             }
@@ -161,8 +189,8 @@ impl Changes {
             self.raft.server_metrics().borrow_watched().membership_config.membership().voter_ids().collect();
         for id in &new - &voting {
             // What is left is for saying that it has not.
-            let answer = (deadline.saturating_duration_since(Instant::now()) / 4).min(TURN_LIMIT);
-            self.catch_up(id, deadline - answer).await?;
+            let answer = (making.deadline.saturating_duration_since(Instant::now()) / 4).min(TURN_LIMIT);
+            self.catch_up(id, making.deadline - answer).await?;
         }
         Ok(())
     }
@@ -257,7 +285,7 @@ impl Changes {
         })
     }
 
-    async fn add(&self, id: ReplicaId, member: &Member, deadline: Instant) -> Result<(), ChangeError> {
+    async fn add(&self, id: ReplicaId, member: &Member, making: &Making) -> Result<(), ChangeError> {
         let membership = self.membership()?;
         match (self.standing(id), membership.get_node(&id)) {
             _ if id == 0 => return Err(ChangeError::Zero),
@@ -269,37 +297,32 @@ impl Changes {
         if membership.nodes().count() >= MAX_MEMBERS {
             return Err(ChangeError::TooMany);
         }
-        self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, member.clone())])), deadline).await.map(drop)
+        self.step(ChangeMembers::AddNodes(BTreeMap::from([(id, member.clone())])), making).await.map(drop)
     }
 
-    async fn set_address(
-        &self,
-        id: ReplicaId,
-        member: &Member,
-        deadline: Instant,
-    ) -> Result<(), ChangeError> {
+    async fn set_address(&self, id: ReplicaId, member: &Member, making: &Making) -> Result<(), ChangeError> {
         self.check_members(&Ids::from([id]))?;
         let membership = self.membership()?;
         check_addresses(&membership, id, member)?;
         if membership.get_node(&id) == Some(member) {
             return Ok(());
         }
-        self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, member.clone())])), deadline).await.map(drop)
+        self.step(ChangeMembers::SetNodes(BTreeMap::from([(id, member.clone())])), making).await.map(drop)
     }
 
-    async fn replace(&self, old: ReplicaId, new: ReplicaId, deadline: Instant) -> Result<(), ChangeError> {
+    async fn replace(&self, old: ReplicaId, new: ReplicaId, making: &Making) -> Result<(), ChangeError> {
         self.check_members(&Ids::from([new]))?;
         let old = Ids::from([old]);
         let mut voters = &self.voters()? - &old;
         voters.insert(new);
-        self.remove(&old, voters, deadline).await
+        self.remove(&old, voters, making).await
     }
 
     /// Takes members out for good, after the vote went to `voters`.
-    async fn remove(&self, ids: &Ids, voters: Ids, deadline: Instant) -> Result<(), ChangeError> {
+    async fn remove(&self, ids: &Ids, voters: Ids, making: &Making) -> Result<(), ChangeError> {
         let left: Ids = ids.iter().copied().filter(|id| self.standing(*id) != Standing::Removed).collect();
         self.check_members(&left)?;
-        self.set_voters(voters, deadline).await?;
+        self.set_voters(voters, making).await?;
         let leaving: Ids = {
             let membership = self.membership()?;
             ids.iter().copied().filter(|id| membership.get_node(id).is_some()).collect()
@@ -317,12 +340,12 @@ impl Changes {
         }
         // Without addresses it is known for one that leaves for good: one that is replaced keeps them to its end.
         let nowhere = leaving.iter().map(|id| (*id, Member::default())).collect();
-        self.change(ChangeMembers::SetNodes(nowhere), deadline).await?;
-        self.change(ChangeMembers::RemoveNodes(leaving), deadline).await.map(drop)
+        self.step(ChangeMembers::SetNodes(nowhere), making).await?;
+        self.step(ChangeMembers::RemoveNodes(leaving), making).await.map(drop)
     }
 
     /// Exactly these vote. By joint consensus, so that at each moment both majorities agree (thesis §4.3).
-    async fn set_voters(&self, voters: Ids, deadline: Instant) -> Result<(), ChangeError> {
+    async fn set_voters(&self, voters: Ids, making: &Making) -> Result<(), ChangeError> {
         let now = self.voters()?;
         if voters.is_empty() {
             return Err(ChangeError::NoVoterLeft);
@@ -336,14 +359,14 @@ impl Changes {
         }
         self.check_live(&voters).await?;
         for id in &voters - &now {
-            self.catch_up(id, deadline.min(Instant::now() + TURN_LIMIT)).await?;
+            self.catch_up(id, making.deadline.min(Instant::now() + TURN_LIMIT)).await?;
         }
         let staying = &voters & &now;
         if !voters.contains(&self.replica) && !staying.is_empty() {
             return self.hand_over(&staying).await;
         }
         let gone = !voters.contains(&self.replica);
-        self.change(ChangeMembers::ReplaceAllVoters(voters.clone()), deadline).await?;
+        self.step(ChangeMembers::ReplaceAllVoters(voters.clone()), making).await?;
         if gone { self.hand_over(&voters).await } else { Ok(()) }
     }
 
@@ -403,6 +426,14 @@ impl Changes {
             let _ = self.raft.wait(Some(HANDOVER_LIMIT)).metrics(other, "leadership is handed over").await;
         }
         Err(ChangeError::NotLeader)
+    }
+
+    async fn step(
+        &self,
+        change: ChangeMembers<ReplicaId, Member>,
+        making: &Making,
+    ) -> Result<ClientWriteResponse<TypeConfig>, ChangeError> {
+        making.note(self.change(change, making.deadline).await)
     }
 
     /// One change of the engine's. It goes on if the caller gives up: a joint membership is not left lightly.

@@ -2,11 +2,13 @@
 //! does it. Each change can be asked for again: what is done already stays done.
 
 use std::collections::BTreeSet;
+use std::error::Error as _;
 use std::time::Duration;
 
 use bramah_wire::v1::{ChangeReply, ChangeRequest};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout_at};
+use tonic::Status;
 
 use crate::cell::Cell;
 use crate::consensus::{Member, ReplicaId};
@@ -180,17 +182,39 @@ pub enum ChangeError {
         /// The replica.
         id: ReplicaId,
     },
+    /// A part of the change was made, or may have been, before something was in the way.
+    #[error("the change may have been made in part; ask for the same change again to finish it. Then: {why}")]
+    InPart {
+        /// What was in the way.
+        why: Box<ChangeError>,
+    },
 }
 
 impl ChangeError {
     /// False: certainly nothing was changed by this try.
     pub fn may_have_been_done(&self) -> bool {
-        matches!(self, ChangeError::Deadline { .. })
+        matches!(self, ChangeError::Deadline { .. } | ChangeError::InPart { .. })
+    }
+
+    /// The same, after something was changed or may have been.
+    pub(crate) fn in_part(self) -> Self {
+        match self.may_have_been_done() {
+            true => self,
+            false => ChangeError::InPart { why: Box::new(self) },
+        }
+    }
+
+    /// What was in the way, whatever came before it.
+    pub fn cause(&self) -> &ChangeError {
+        match self {
+            ChangeError::InPart { why } => why,
+            error => error,
+        }
     }
 
     /// Nothing is wrong with the change: it is worth asking whoever leads next.
     fn is_passing(&self) -> bool {
-        matches!(self, ChangeError::NotLeader | ChangeError::Stopping)
+        matches!(self.cause(), ChangeError::NotLeader | ChangeError::Stopping)
     }
 }
 
@@ -202,30 +226,31 @@ impl Cell {
     /// same change may be asked for again in any case.
     pub async fn change_members(&self, change: Change, deadline: Instant) -> Result<(), ChangeError> {
         let asked = Instant::now();
-        let mut tried = false;
+        let mut begun = false;
         while Instant::now() < deadline {
             let leadership = self.leadership().borrow().clone();
             let ended = match leadership.leader {
-                _ if self.is_stopping() => return Err(ChangeError::Stopping),
+                _ if self.is_stopping() => Some(Err(ChangeError::Stopping)),
                 Some(_) if leadership.here => {
-                    tried = true;
                     timeout_at(deadline, self.changes().make(&change, deadline)).await.ok()
                 }
                 Some((id, member)) => {
-                    tried = true;
                     timeout_at(deadline, self.ask_leader(id, &member, &change, deadline)).await.ok()
                 }
                 None => Some(Err(ChangeError::NotLeader)),
             };
             match ended {
-                Some(Err(error)) if error.is_passing() => {}
-                Some(ended) => return ended,
-                None => break,
+                Some(Ok(())) => return Ok(()),
+                Some(Err(error)) if error.is_passing() && !self.is_stopping() => {
+                    begun |= error.may_have_been_done();
+                }
+                Some(Err(error)) => return Err(if begun { error.in_part() } else { error }),
+                None => begun = true,
             }
             sleep(PAUSE).await;
         }
         let waited = asked.elapsed();
-        Err(match tried {
+        Err(match begun {
             true => ChangeError::Deadline { waited },
             false => ChangeError::NoLeader { waited, members: self.network().roster.describe() },
         })
@@ -257,8 +282,23 @@ impl Cell {
             Err(status) => {
                 network.roster.failed(id, &address);
                 tracing::debug!(leader = id, %status, "the leader did not answer a change of members");
-                Err(ChangeError::NotLeader)
+                Err(match was_sent(&status) {
+                    true => ChangeError::NotLeader.in_part(),
+                    false => ChangeError::NotLeader,
+                })
             }
         }
     }
+}
+
+/// False: there was no connection to send it on.
+fn was_sent(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return false;
+        }
+        cause = error.source();
+    }
+    true
 }

@@ -148,7 +148,12 @@ async fn mistakes_are_refused() {
     change(&at, Change::Add { id: 9, member: nobody(9) }).await.expect("it is added");
     let error = refused(Change::Promote { ids: ids([9]) }).await;
     assert!(matches!(error, ChangeError::NotCaughtUp { id: 9, .. }), "{error}");
-    for id in 10..=14 {
+    // What was done before the refusal stays done, and is said to be.
+    let replace = Change::Replace { old: other, new: 10, member: Some(nobody(10)) };
+    let error = refused(replace).await;
+    assert!(matches!(error.cause(), ChangeError::NotCaughtUp { id: 10, .. }), "{error}");
+    assert!(error.may_have_been_done() && at.members().iter().any(|(id, ..)| *id == 10), "{error}");
+    for id in 11..=14 {
         change(&at, Change::Add { id, member: nobody(id as u16) }).await.expect("there is room");
     }
     assert_eq!(refused(Change::Add { id: 15, member: nobody(15) }).await, ChangeError::TooMany);
