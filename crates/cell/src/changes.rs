@@ -168,19 +168,7 @@ impl Changes {
         let new = match change {
             Change::Promote { ids } | Change::Voters { ids } => ids.clone(),
             Change::Replace { old, new, member } => {
-                let known = [old, new].map(|id| self.standing(*id));
-                if let (
-                    Some(member),
-                    [
-                        Standing::Learner | Standing::Voter,
-                        Standing::Stranger | Standing::Learner | Standing::Voter,
-                    ],
-                ) = (member, known)
-                {
-                    let _one = self.begin().await?;
-                    self.add(*new, member, making).await?;
-                }
-                Ids::from([*new])
+                self.prepare_place(*old, *new, member.as_ref(), making).await?
             }
             _ => return Ok(()),
         };
@@ -193,6 +181,29 @@ impl Changes {
             self.catch_up(id, making.deadline - answer).await?;
         }
         Ok(())
+    }
+
+    /// Adds the one that is to come, and says whether it will vote. One that learns only is replaced by one that learns
+    /// only.
+    async fn prepare_place(
+        &self,
+        old: ReplicaId,
+        new: ReplicaId,
+        member: Option<&Member>,
+        making: &Making,
+    ) -> Result<Ids, ChangeError> {
+        let known = (self.standing(old), self.standing(new));
+        match (known, member) {
+            ((Standing::Removed, Standing::Stranger), _) => return Err(ChangeError::Removed { id: old }),
+            ((Standing::Stranger, _), _) => return Err(ChangeError::Unknown { id: old }),
+            // It is done already.
+            ((Standing::Removed, _), _) | (_, None) => {}
+            (_, Some(member)) => {
+                let _one = self.begin().await?;
+                self.add(new, member, making).await?;
+            }
+        }
+        Ok(if known.0 == Standing::Voter { Ids::from([new]) } else { Ids::new() })
     }
 
     /// Finishes what an earlier leader has left half-done, if anything; otherwise costs nothing.
@@ -312,10 +323,11 @@ impl Changes {
 
     async fn replace(&self, old: ReplicaId, new: ReplicaId, making: &Making) -> Result<(), ChangeError> {
         self.check_members(&Ids::from([new]))?;
-        let old = Ids::from([old]);
-        let mut voters = &self.voters()? - &old;
-        voters.insert(new);
-        self.remove(&old, voters, making).await
+        let mut voters = self.voters()?;
+        if voters.remove(&old) {
+            voters.insert(new);
+        }
+        self.remove(&Ids::from([old]), voters, making).await
     }
 
     /// Takes members out for good, after the vote went to `voters`.

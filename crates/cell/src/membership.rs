@@ -47,11 +47,11 @@ pub enum Change {
         /// Their numbers.
         ids: BTreeSet<ReplicaId>,
     },
-    /// One member's vote goes to another one in one step; then the old one leaves.
+    /// One member's part goes to another one, its vote in one step if it has one; then the old one leaves.
     Replace {
         /// The one that leaves.
         old: ReplicaId,
-        /// The one that votes instead.
+        /// The one that comes instead.
         new: ReplicaId,
         /// Where the new one is, if it is to be added first.
         member: Option<Member>,

@@ -29,9 +29,8 @@ pub async fn run(shared: &Shared, command: MemberCommand) -> Result<(), Failure>
             (MemberChange::Remove(ids), done)
         }
         MemberCommand::Replace { old, new } => {
-            let done = format!("replica {} votes in the place of {old}, which is removed", new.id);
             let addresses = new.addresses.map(|member| (member.peers, member.clients));
-            (MemberChange::Replace { old, new: new.id, addresses }, done)
+            return replace(shared, old, new.id, addresses).await;
         }
         MemberCommand::SetAddress { member } => {
             let done = format!(
@@ -43,7 +42,23 @@ pub async fn run(shared: &Shared, command: MemberCommand) -> Result<(), Failure>
         MemberCommand::Voters(MemberIds { ids }) => (MemberChange::Voters(ids.clone()), says(&ids, "vote")),
     };
     let members = change_at_any(shared, &change).await?;
-    Printer { json: shared.is_json() }.answer(done, json!({ "members": as_json(&members) }))
+    print(shared, done, &members)
+}
+
+async fn replace(
+    shared: &Shared,
+    old: u64,
+    new: u64,
+    addresses: Option<(String, String)>,
+) -> Result<(), Failure> {
+    let members = change_at_any(shared, &MemberChange::Replace { old, new, addresses }).await?;
+    let votes = members.iter().any(|member| member.replica == new && member.voter);
+    let part = if votes { "votes" } else { "learns" };
+    print(shared, format!("replica {new} {part} in the place of {old}, which is removed"), &members)
+}
+
+fn print(shared: &Shared, done: String, members: &[Member]) -> Result<(), Failure> {
+    Printer { json: shared.is_json() }.answer(done, json!({ "members": as_json(members) }))
 }
 
 fn addresses(member: value::MemberAddresses) -> MemberAddresses {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bramah_cell::{Cell, Change, ChangeError, FolderError, Member, ReplicaId, StartError, Tuning};
 use tokio::time::Instant;
 
-use crate::repair::write_much;
+use crate::repair::{replace, write_much};
 use crate::trio::{LIMIT, Trio, add, free_ports, hits, small};
 
 fn ids<const COUNT: usize>(ids: [ReplicaId; COUNT]) -> BTreeSet<ReplicaId> {
@@ -227,6 +227,52 @@ async fn one_change_at_a_time() {
         task.await.expect("no panic").expect("each is made");
     }
     until("all are members", || trio.running().all(|id| trio.cell(id).members().len() == 9)).await;
+}
+
+/// Spec G-7: whoever replaces a learner is a learner; who has replaced a voter votes; asked for again it stays so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_takes_the_part_of_the_one_it_replaces() {
+    let mut trio = Trio::start(Tuning::default()).await;
+    take_in(&mut trio, 4).await;
+    let at = trio.follower_id().await;
+    trio.start_replica(5).await.expect("it finds its cell");
+    let member = Some(trio.member(5));
+    for _ in 0..2 {
+        let replacing = Change::Replace { old: 4, new: 5, member: member.clone() };
+        change(trio.cell(at), replacing).await.expect("it learns");
+        wait_for_voters(&trio, ids([1, 2, 3])).await;
+        assert_eq!(trio.cell(at).members().len(), 4);
+    }
+    assert_removed(&mut trio, 4).await;
+    let leader = trio.leader_id().await;
+    for _ in 0..2 {
+        let replacing = Change::Replace { old: leader, new: 5, member: None };
+        change(trio.cell(5), replacing).await.expect("it has caught up");
+        wait_for_voters(&trio, &(&ids([1, 2, 3]) - &ids([leader])) | &ids([5])).await;
+    }
+    assert_removed(&mut trio, leader).await;
+    // That the one which is to be replaced is gone is what is wrong here.
+    let replacing = Change::Replace { old: leader, new: 6, member: Some(trio.member(6)) };
+    let error = change(trio.cell(5), replacing).await.expect_err("there is nobody to replace");
+    assert_eq!(error, ChangeError::Removed { id: leader });
+}
+
+/// Spec G-7: a learner that comes back with an empty folder votes afterwards only if there is room for its vote.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_taken_in_again_is_not_one_too_many() {
+    let mut trio = Trio::start(Tuning::default()).await;
+    for id in 4..=8 {
+        take_in(&mut trio, id).await;
+    }
+    change(trio.cell(1), Change::Voters { ids: (1..=7).collect() }).await.expect("they have caught up");
+    wait_for_voters(&trio, (1..=7).collect()).await;
+    trio.kill(8).await;
+    std::fs::remove_dir_all(trio.data(8)).expect("it is lost");
+    replace(&mut trio, 8).await;
+    until("it is a full member", || trio.cell(8).status().trouble.is_empty()).await;
+    wait_for_voters(&trio, (1..=7).collect()).await;
+    add(trio.cell(8), "after", 1).await.expect("a learner takes calls");
+    assert_eq!(hits(trio.cell(8)).await, 1);
 }
 
 /// Spec G-7: the leader removes itself: it hands over first, says what became of it, and the others go on.
