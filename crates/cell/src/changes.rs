@@ -568,7 +568,8 @@ impl Changes {
         Ok(ReadmitReply { term: leader.term, leader: leader.node_id })
     }
 
-    /// Lets a replica that was taken out vote again, once it has caught up. May be asked again.
+    /// Lets a replica that was taken out vote again, once it has caught up; it goes on as a learner if others have all
+    /// the votes that a cell may have. May be asked again.
     pub(crate) async fn take_in(&self, id: ReplicaId) -> Result<ReadmitReply, Status> {
         self.check_leads().await.map_err(refusal)?;
         match self.standing(id) {
@@ -580,10 +581,19 @@ impl Changes {
         self.catch_up(id, Instant::now() + CATCH_UP_LIMIT).await.map_err(refusal)?;
         let _one = self.begin().await.map_err(refusal)?;
         self.check_members(&Ids::from([id])).map_err(refusal)?;
-        let voters = ChangeMembers::AddVoterIds(Ids::from([id]));
-        let done = self.change(voters, Instant::now() + CHANGE_LIMIT).await.map_err(refusal)?;
-        let leader = done.log_id.committed_leader_id();
-        Ok(ReadmitReply { term: leader.term, leader: leader.node_id })
+        let others = &self.voters().map_err(refusal)? - &Ids::from([id]);
+        if others.len() >= MAX_VOTERS {
+            tracing::warn!(
+                replica = id,
+                voters = others.len(),
+                "as many vote as may: it goes on as a learner"
+            );
+        } else {
+            let voters = ChangeMembers::AddVoterIds(Ids::from([id]));
+            self.change(voters, Instant::now() + CHANGE_LIMIT).await.map_err(refusal)?;
+        }
+        let vote = self.raft.server_metrics().borrow_watched().vote;
+        Ok(ReadmitReply { term: vote.leader_id().term, leader: vote.leader_id().node_id })
     }
 }
 
