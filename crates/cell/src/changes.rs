@@ -38,8 +38,8 @@ const SILENT: Duration = Duration::from_secs(1);
 /// How long another voter may take to take leadership over.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a change waits for its turn, and for a learner that had caught up a moment ago.
-const TURN_LIMIT: Duration = Duration::from_millis(500);
+/// How long a try of a change waits for its turn, and for a learner that had caught up a moment ago.
+pub(crate) const TURN_LIMIT: Duration = Duration::from_millis(500);
 
 /// Between looks at what the engine tells.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -206,11 +206,8 @@ impl Changes {
         Ok(if known.0 == Standing::Voter { Ids::from([new]) } else { Ids::new() })
     }
 
-    /// Finishes what an earlier leader has left half-done, if anything; otherwise costs nothing.
+    /// Finishes what an earlier leader has left half-done, as [`Changes::has_leftovers`] says.
     pub(crate) async fn finish_leftovers(&self) -> Result<(), ChangeError> {
-        if !self.has_leftovers()? {
-            return Ok(());
-        }
         let _one = self.begin().await?;
         let membership = self.membership()?;
         let leaving = membership.nodes().filter(|(_, member)| member.is_leaving()).map(|(id, _)| *id);
@@ -228,10 +225,11 @@ impl Changes {
         Ok(())
     }
 
-    fn has_leftovers(&self) -> Result<bool, ChangeError> {
-        let membership = self.membership()?;
+    /// Whether something is left half-done, or is being done.
+    pub(crate) fn has_leftovers(&self) -> bool {
+        let Ok(membership) = self.membership() else { return false };
         let leaves = membership.nodes().any(|(_, member)| member.is_leaving());
-        Ok(membership.get_joint_config().len() > 1 || leaves || !self.machine.view().away.is_empty())
+        membership.get_joint_config().len() > 1 || leaves || !self.machine.view().away.is_empty()
     }
 
     /// Alone, as a leader that has just proved to be one, and with no joint membership left behind.
@@ -258,8 +256,17 @@ impl Changes {
         let proof = timeout(CHANGE_LIMIT, self.raft.get_read_log_id(ReadPolicy::ReadIndex)).await;
         let (read_log_id, _) = proof.ok().and_then(Result::ok).ok_or(ChangeError::NotLeader)?;
         let index = read_log_id.index();
-        let applied = self.machine.applied_index().wait_for(|applied| *applied >= index).await.is_ok();
-        if applied { self.see_members().await } else { Err(ChangeError::Stopping) }
+        let mut applied = self.machine.applied_index();
+        let applied = applied.wait_for(|applied| *applied >= index);
+        match timeout(CHANGE_LIMIT, applied).await.map(|applied| applied.map(drop)) {
+            Ok(Ok(())) => self.see_members().await,
+            Ok(Err(_)) => Err(ChangeError::Stopping),
+            Err(_) => Err(ChangeError::Refused {
+                why: format!(
+                    "the leader has not applied entry {index}, which is committed, in {CHANGE_LIMIT:?}"
+                ),
+            }),
+        }
     }
 
     /// What the engine tells of a membership that is committed comes a moment after it.
