@@ -329,6 +329,10 @@ async fn be_replaced(cell: &Cell, network: &PeerNetwork) -> Result<(), Refused> 
 
 /// Waits until this replica is a learner, and follows the leader that says so.
 async fn join(cell: &Cell, network: &PeerNetwork) -> Result<(), Refused> {
+    // It was let in before it was started again: until then it follows nobody, and nothing is in its log.
+    if cell.has_taken_part() {
+        return Ok(());
+    }
     tracing::info!(replica = cell.replica(), "joining: waits to be added with `bramah member add`");
     let ReadmitReply { term, leader } = ask_all(cell, network, Phase::Begin).await?;
     cell.admission().set(Part::Following { term, leader });

@@ -13,8 +13,16 @@ fn ids<const COUNT: usize>(ids: [ReplicaId; COUNT]) -> BTreeSet<ReplicaId> {
     ids.into()
 }
 
+/// Waits for a leader, too: an election may take long where many tests run.
 async fn change(cell: &Cell, change: Change) -> Result<(), ChangeError> {
-    cell.change_members(change, Instant::now() + LIMIT).await
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match cell.change_members(change.clone(), deadline).await {
+            Err(error)
+                if matches!(error.cause(), ChangeError::NoLeader { .. }) && Instant::now() < deadline => {}
+            ended => return ended,
+        }
+    }
 }
 
 async fn change_soon(cell: &Cell, change: Change) -> Result<(), ChangeError> {
@@ -74,6 +82,10 @@ async fn a_replica_joins_votes_and_leaves() {
 
     let member = trio.member(4);
     let adds = || Change::Add { id: 4, member: member.clone() };
+    let asked = Instant::now();
+    let error = trio.cell(4).change_members(adds(), asked + LIMIT).await.expect_err("it knows no leader");
+    assert!(matches!(error, ChangeError::NoLeader { .. }), "{error}");
+    assert!(asked.elapsed() < LIMIT / 2, "another replica could have been asked");
     change(trio.cell(follower), adds()).await.expect("it is added");
     change(trio.cell(follower), adds()).await.expect("it is added already");
     assert_eq!(hits(trio.cell(4)).await, 1, "a learner answers reads");
@@ -214,19 +226,28 @@ async fn one_change_at_a_time() {
     for id in 10..=15 {
         let at = trio.cell(1 + id % 3).clone();
         let member = member(id);
-        changing.push(tokio::spawn(async move {
-            loop {
-                match change(&at, Change::Add { id, member: member.clone() }).await {
-                    Err(ChangeError::UnderWay) => tokio::time::sleep(Duration::from_millis(20)).await,
-                    ended => return ended,
-                }
-            }
-        }));
+        changing.push(tokio::spawn(async move { change(&at, Change::Add { id, member }).await }));
     }
     for task in changing {
         task.await.expect("no panic").expect("each is made");
     }
     until("all are members", || trio.running().all(|id| trio.cell(id).members().len() == 9)).await;
+}
+
+/// Spec G-7: a replica that joined and died before it noted so goes on where it was, also if it votes by now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_joined_and_had_not_noted_it_goes_on() {
+    let mut trio = Trio::start(Tuning::default()).await;
+    take_in(&mut trio, 4).await;
+    until("it has joined", || trio.cell(4).status().trouble.is_empty()).await;
+    change(trio.cell(1), Change::Promote { ids: ids([4]) }).await.expect("it has caught up");
+    trio.kill(4).await;
+    let marker = "This replica joins a cell and has caught up with nobody yet. Leave this file.\n";
+    std::fs::write(trio.data(4).join("replacing"), marker).expect("as it was before");
+    trio.start_replica(4).await.expect("its folder is whole");
+    until("it takes part", || trio.cell(4).status().trouble.is_empty()).await;
+    add(trio.cell(4), "after", 1).await.expect("all are there");
+    wait_for_voters(&trio, ids([1, 2, 3, 4])).await;
 }
 
 /// Spec G-7: whoever replaces a learner is a learner; who has replaced a voter votes; asked for again it stays so.
