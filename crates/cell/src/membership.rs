@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Status;
 
 use crate::cell::Cell;
+use crate::changes::TURN_LIMIT;
 use crate::consensus::{Member, ReplicaId};
 
 /// The most members that vote: more make every write wait for more disks.
@@ -21,6 +22,9 @@ pub const MAX_MEMBERS: usize = 9;
 
 /// The pause before the leader is looked for again.
 const PAUSE: Duration = Duration::from_millis(25);
+
+/// A replica that knows no leader for so long gives a change back: another replica may know one.
+const LEADERLESS: Duration = Duration::from_secs(2);
 
 /// A change of the members.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,48 +216,54 @@ impl ChangeError {
         }
     }
 
-    /// Nothing is wrong with the change: it is worth asking whoever leads next.
-    fn is_passing(&self) -> bool {
-        matches!(self.cause(), ChangeError::NotLeader | ChangeError::Stopping)
+    /// Nothing is wrong with the change: it is worth asking whoever leads next, or again when it is its turn.
+    fn is_passing(&self, deadline: Instant) -> bool {
+        match self.cause() {
+            ChangeError::NotLeader | ChangeError::Stopping => true,
+            // With less time left it would end without having had its turn, and not say so.
+            ChangeError::UnderWay => Instant::now() + TURN_LIMIT * 2 < deadline,
+            _ => false,
+        }
     }
 }
 
 impl Cell {
-    /// Has the leader, wherever it is, change the members. Returns when a majority has confirmed the change.
+    /// Has the leader, wherever it is, change the members. Returns when a majority has confirmed the change; before the
+    /// deadline if this replica has known no leader for 2 s.
     ///
     /// # Errors
     /// See [`ChangeError`]; [`ChangeError::may_have_been_done`] says whether something certainly was not done. The
     /// same change may be asked for again in any case.
     pub async fn change_members(&self, change: Change, deadline: Instant) -> Result<(), ChangeError> {
         let asked = Instant::now();
-        let mut begun = false;
-        while Instant::now() < deadline {
-            let leadership = self.leadership().borrow().clone();
-            let ended = match leadership.leader {
-                _ if self.is_stopping() => Some(Err(ChangeError::Stopping)),
-                Some(_) if leadership.here => {
-                    timeout_at(deadline, self.changes().make(&change, deadline)).await.ok()
-                }
-                Some((id, member)) => {
-                    timeout_at(deadline, self.ask_leader(id, &member, &change, deadline)).await.ok()
-                }
-                None => Some(Err(ChangeError::NotLeader)),
-            };
-            match ended {
-                Some(Ok(())) => return Ok(()),
-                Some(Err(error)) if error.is_passing() && !self.is_stopping() => {
+        let (mut begun, mut leader_known) = (false, asked);
+        while Instant::now() < deadline && leader_known.elapsed() < LEADERLESS {
+            if self.leadership().borrow().leader.is_some() {
+                leader_known = Instant::now();
+            }
+            match timeout_at(deadline, self.try_change(&change, deadline)).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) if error.is_passing(deadline) && !self.is_stopping() => {
                     begun |= error.may_have_been_done();
                 }
-                Some(Err(error)) => return Err(if begun { error.in_part() } else { error }),
-                None => begun = true,
+                Ok(Err(error)) => return Err(if begun { error.in_part() } else { error }),
+                Err(_) => return Err(ChangeError::Deadline { waited: asked.elapsed() }),
             }
             sleep(PAUSE).await;
         }
-        let waited = asked.elapsed();
-        Err(match begun {
-            true => ChangeError::Deadline { waited },
-            false => ChangeError::NoLeader { waited, members: self.network().roster.describe() },
-        })
+        let none =
+            ChangeError::NoLeader { waited: asked.elapsed(), members: self.network().roster.describe() };
+        Err(if begun { none.in_part() } else { none })
+    }
+
+    async fn try_change(&self, change: &Change, deadline: Instant) -> Result<(), ChangeError> {
+        let leadership = self.leadership().borrow().clone();
+        match leadership.leader {
+            _ if self.is_stopping() => Err(ChangeError::Stopping),
+            Some(_) if leadership.here => self.changes().make(change, deadline).await,
+            Some((id, member)) => self.ask_leader(id, &member, change, deadline).await,
+            None => Err(ChangeError::NotLeader),
+        }
     }
 
     async fn ask_leader(

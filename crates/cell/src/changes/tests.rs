@@ -47,3 +47,22 @@ async fn a_member_that_is_begun_anew_is_not_lost_with_the_leader() {
     }
     cell.stop().await;
 }
+
+/// A change waits for its turn as long as it has time, and says so when it has not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_waits_for_its_turn() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let cell = one_and_a_learner(&folder).await;
+    let one = cell.changes().one.lock().await;
+    let remove = Change::Remove { ids: Ids::from([4]) };
+    let error = cell.change_members(remove.clone(), Instant::now() + Duration::from_secs(2)).await;
+    assert_eq!(error.expect_err("it has no turn"), ChangeError::UnderWay);
+    let removing = cell.change_members(remove, Instant::now() + LIMIT);
+    let ended = async {
+        sleep(TURN_LIMIT * 3).await;
+        drop(one);
+    };
+    let (removed, ()) = tokio::join!(removing, ended);
+    removed.expect("it is its turn");
+    cell.stop().await;
+}
