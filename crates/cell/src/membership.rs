@@ -188,6 +188,8 @@ pub enum ChangeError {
     },
     /// A part of the change was made, or may have been, before something was in the way.
     #[error("the change may have been made in part; ask for the same change again to finish it. Then: {why}")]
+    // Inside another one it would let a message nest for ever: it travels beside the error.
+    #[serde(skip)]
     InPart {
         /// What was in the way.
         why: Box<ChangeError>,
@@ -284,9 +286,10 @@ impl Cell {
         let address = network.roster.peer_address(id, member);
         let mut client = network.client(&address).map_err(|status| refused(&status))?;
         match client.change(request).await.map(tonic::Response::into_inner) {
-            Ok(ChangeReply { failure }) if failure.is_empty() => Ok(()),
-            Ok(ChangeReply { failure }) => {
-                Err(postcard::from_bytes(&failure).unwrap_or_else(|error| refused(&error)))
+            Ok(ChangeReply { failure, .. }) if failure.is_empty() => Ok(()),
+            Ok(ChangeReply { failure, in_part }) => {
+                let error = postcard::from_bytes(&failure).unwrap_or_else(|error| refused(&error));
+                Err(if in_part { error.in_part() } else { error })
             }
             // The leader is lost: the same change may be asked of the next one.
             Err(status) => {

@@ -14,7 +14,6 @@ use bramah_wire::v1::{
     ForwardRequest, HealthReply, HealthRequest, IntroduceReply, IntroduceRequest, PeerMessage, ReadmitReply,
     ReadmitRequest, SnapshotChunk, SnapshotOffsetReply, SnapshotOffsetRequest,
 };
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf, VoteOf};
@@ -368,11 +367,11 @@ impl PeerApi for PeerService {
         self.check(request.cell_id)?;
         let change: Change = decode(&request.change)?;
         let deadline = Instant::now() + Duration::from_millis(request.deadline_ms.into()).min(MAX_DEADLINE);
-        let failure = match self.changes.make(&change, deadline).await {
-            Ok(()) => Bytes::new(),
-            Err(error) => encode(&error).map_err(internal)?,
+        let Err(error) = self.changes.make(&change, deadline).await else {
+            return Ok(Response::new(ChangeReply::default()));
         };
-        Ok(Response::new(ChangeReply { failure }))
+        let failure = encode(error.cause()).map_err(internal)?;
+        Ok(Response::new(ChangeReply { failure, in_part: error.may_have_been_done() }))
     }
 
     async fn digest(&self, request: Request<DigestRequest>) -> Result<Response<DigestReply>, Status> {
