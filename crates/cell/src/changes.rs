@@ -528,11 +528,17 @@ fn is_close(metrics: &RaftMetrics<TypeConfig>, replica: ReplicaId, added: u64) -
     matched >= added && metrics.last_log_index.unwrap_or(0).saturating_sub(matched) <= CLOSE_ENTRIES
 }
 
-/// What replicas with empty folders ask for (see [`crate::admission`]).
+/// What replicas with empty folders ask for (see [`crate::admission`]). `waits` says, when it is the request's turn, whether
+/// the replica still waits for it: one that was left behind must not take out a replica that was taken in since.
 impl Changes {
     /// Takes a replica out, whether it votes or not, and keeps it as a learner that has nothing. May be asked again.
-    pub(crate) async fn take_out(&self, id: ReplicaId) -> Result<ReadmitReply, Status> {
+    pub(crate) async fn take_out(
+        &self,
+        id: ReplicaId,
+        waits: impl Future<Output = Result<(), Status>>,
+    ) -> Result<ReadmitReply, Status> {
         let _one = self.begin().await.map_err(refusal)?;
+        waits.await?;
         let known = self.membership().map_err(refusal)?.get_node(&id).cloned();
         let member = match (self.standing(id), known) {
             (Standing::Removed, _) => return Err(removed(id)),
@@ -549,8 +555,13 @@ impl Changes {
     }
 
     /// Begins a learner anew that has nothing. May be asked again.
-    pub(crate) async fn begin_learner(&self, id: ReplicaId) -> Result<ReadmitReply, Status> {
+    pub(crate) async fn begin_learner(
+        &self,
+        id: ReplicaId,
+        waits: impl Future<Output = Result<(), Status>>,
+    ) -> Result<ReadmitReply, Status> {
         let _one = self.begin().await.map_err(refusal)?;
+        waits.await?;
         let known = self.membership().map_err(refusal)?.get_node(&id).cloned();
         // An earlier try may have ended before it was a learner again.
         match (self.standing(id), known.or_else(|| self.away(id))) {
@@ -577,7 +588,11 @@ impl Changes {
 
     /// Lets a replica that was taken out vote again, once it has caught up; it goes on as a learner if others have all
     /// the votes that a cell may have. May be asked again.
-    pub(crate) async fn take_in(&self, id: ReplicaId) -> Result<ReadmitReply, Status> {
+    pub(crate) async fn take_in(
+        &self,
+        id: ReplicaId,
+        waits: impl Future<Output = Result<(), Status>>,
+    ) -> Result<ReadmitReply, Status> {
         self.check_leads().await.map_err(refusal)?;
         match self.standing(id) {
             Standing::Removed => return Err(removed(id)),
@@ -587,6 +602,7 @@ impl Changes {
         tracing::info!(replica = id, "letting a replica vote again once it has caught up");
         self.catch_up(id, Instant::now() + CATCH_UP_LIMIT).await.map_err(refusal)?;
         let _one = self.begin().await.map_err(refusal)?;
+        waits.await?;
         self.check_members(&Ids::from([id])).map_err(refusal)?;
         let others = &self.voters().map_err(refusal)? - &Ids::from([id]);
         if others.len() >= MAX_VOTERS {

@@ -319,12 +319,14 @@ impl PeerApi for PeerService {
             return Err(Status::invalid_argument(format!("replica {replica} is no other replica")));
         }
         self.changes.check_leads().await.map_err(refusal)?;
+        // Asked at once, and again when it is the request's turn.
         let address = self.changes.address_of(replica)?;
-        waits_to_enter(&self.network, &self.cell, replica, &address).await?;
+        let waits = || waits_to_enter(&self.network, &self.cell, replica, &address, request.attempt);
+        waits().await?;
         let reply = match phase {
-            Phase::Leave => self.changes.take_out(replica).await?,
-            Phase::Join => self.changes.take_in(replica).await?,
-            Phase::Begin => self.changes.begin_learner(replica).await?,
+            Phase::Leave => self.changes.take_out(replica, waits()).await?,
+            Phase::Join => self.changes.take_in(replica, waits()).await?,
+            Phase::Begin => self.changes.begin_learner(replica, waits()).await?,
             Phase::Unspecified => return Err(Status::invalid_argument("readmission without a phase")),
         };
         Ok(Response::new(reply))
@@ -359,6 +361,7 @@ impl PeerApi for PeerService {
             .into(),
             peers: self.changes.peers(),
             entering: !self.admission.is_full(),
+            attempt: self.admission.attempt(),
         }))
     }
 
