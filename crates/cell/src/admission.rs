@@ -36,7 +36,7 @@
 //!   since, and its folder was lost, a leader or candidate calls.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bramah_wire::v1::introduce_reply::Standing as WireStanding;
@@ -94,6 +94,8 @@ pub(crate) struct Admission {
     /// A leader or candidate of this cell has called while it was founding.
     called: AtomicBool,
     waits_for: Mutex<String>,
+    /// See [`ReadmitRequest`]; 0 while nothing is asked for.
+    attempt: AtomicU64,
 }
 
 impl Admission {
@@ -106,6 +108,7 @@ impl Admission {
             heard_founder: Notify::new(),
             called: AtomicBool::new(false),
             waits_for: Mutex::default(),
+            attempt: AtomicU64::new(0),
         }
     }
 
@@ -138,6 +141,11 @@ impl Admission {
     /// for nothing, because a network may deliver a copy of it long after.
     pub(crate) fn heard_a_founder(&self) {
         self.heard_founder.notify_one();
+    }
+
+    /// The request for which this replica waits.
+    pub(crate) fn attempt(&self) -> u64 {
+        self.attempt.load(Ordering::Relaxed)
     }
 
     /// Refuses to vote, or to stand for election, until this replica is a full member.
@@ -331,13 +339,14 @@ fn says_that_it_lives(answer: &Result<IntroduceReply, Status>) -> bool {
     }
 }
 
-/// Whether the replica at `address` is this one and waits to be taken in. A request that says so may be a copy of one
-/// that was done long ago; taking out a replica that votes would leave it out for ever.
+/// Whether the replica at `address` is this one and waits for this very request. Another one may be a copy of one that
+/// was done long ago; taking out a replica that votes would leave it out for ever.
 pub(crate) async fn waits_to_enter(
     network: &PeerNetwork,
     cell: &str,
     id: ReplicaId,
     address: &str,
+    attempt: u64,
 ) -> Result<(), Status> {
     let request =
         IntroduceRequest { cell: cell.to_owned(), cell_id: network.cell_id, replica: 0, new: false };
@@ -346,7 +355,8 @@ pub(crate) async fn waits_to_enter(
     let silent = |_| Status::unavailable(format!("replica {id} does not answer at {address}"));
     let reply = answer.map_err(silent)??.into_inner();
     match reply.replica == id && reply.entering {
-        true => Ok(()),
+        true if reply.attempt == attempt => Ok(()),
+        true => Err(Status::aborted(format!("replica {id} does not wait for this request any more"))),
         false => Err(Status::failed_precondition(format!(
             "the replica at {address} is {} and takes part already: it is not taken out",
             reply.replica
@@ -396,6 +406,10 @@ async fn be_replaced(cell: &Cell, network: &PeerNetwork) -> Result<(), Refused> 
 
 /// Waits until this replica is a learner, and follows the leader that says so.
 async fn join(cell: &Cell, network: &PeerNetwork) -> Result<(), Refused> {
+    // It was let in before it was started again: until then it follows nobody, and nothing is in its log.
+    if cell.has_taken_part() {
+        return Ok(());
+    }
     tracing::info!(replica = cell.replica(), "joining: waits to be added with `bramah member add`");
     loop {
         let ReadmitReply { term, leader } = ask_all(cell, network, Phase::Begin).await?;
@@ -466,10 +480,15 @@ async fn ask(
     address: &str,
     phase: Phase,
 ) -> Result<ReadmitReply, Status> {
-    let request = ReadmitRequest { cell_id: network.cell_id, replica: cell.replica(), phase: phase.into() };
+    let attempt = rand::random::<u64>().max(1);
+    cell.admission().attempt.store(attempt, Ordering::Relaxed);
+    let (cell_id, replica) = (network.cell_id, cell.replica());
+    let request = ReadmitRequest { cell_id, replica, phase: phase.into(), attempt };
     // The member needs less, unless it hangs.
     let limit = CHANGE_LIMIT * 4 + CATCH_UP_LIMIT;
     let mut client = network.client(address)?;
     let answer = timeout(limit, client.readmit(request)).await;
+    // Whatever comes of it later comes too late.
+    cell.admission().attempt.store(0, Ordering::Relaxed);
     Ok(answer.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner())
 }

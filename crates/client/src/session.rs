@@ -72,9 +72,10 @@ struct Attempt {
     started: Instant,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 enum Event {
     Reply(Result<Option<v1::SessionReply>, Status>),
-    Attempted(Box<Result<(Link, Greeting), OpenError>>),
+    Attempted(Result<(Link, Greeting), OpenError>),
     Calls,
     Room,
     Time,
@@ -197,7 +198,7 @@ impl Session {
         tokio::select! {
             biased;
             reply = next_reply(&mut self.link) => Event::Reply(reply),
-            result = next_attempt(&mut self.attempt) => Event::Attempted(Box::new(result)),
+            result = next_attempt(&mut self.attempt) => Event::Attempted(result),
             () = room(blocked) => Event::Room,
             () = self.queue.woken() => Event::Calls,
             () = self.timer.fired() => Event::Time,
@@ -209,7 +210,7 @@ impl Session {
             Event::Reply(Ok(Some(reply))) => self.replied(reply, now),
             Event::Reply(Ok(None)) => self.stream_ended("the replica ended the stream".into(), now),
             Event::Reply(Err(status)) => self.stream_ended(link::describe(&status), now),
-            Event::Attempted(result) => self.attempted(*result, now),
+            Event::Attempted(result) => self.attempted(result, now),
             Event::Calls | Event::Room | Event::Time => {}
         }
     }

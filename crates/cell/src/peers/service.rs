@@ -14,7 +14,6 @@ use bramah_wire::v1::{
     ForwardRequest, HealthReply, HealthRequest, IntroduceReply, IntroduceRequest, PeerMessage, ReadmitReply,
     ReadmitRequest, SnapshotChunk, SnapshotOffsetReply, SnapshotOffsetRequest,
 };
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf, VoteOf};
@@ -320,12 +319,14 @@ impl PeerApi for PeerService {
             return Err(Status::invalid_argument(format!("replica {replica} is no other replica")));
         }
         self.changes.check_leads().await.map_err(refusal)?;
+        // Asked at once, and again when it is the request's turn.
         let address = self.changes.address_of(replica)?;
-        waits_to_enter(&self.network, &self.cell, replica, &address).await?;
+        let waits = || waits_to_enter(&self.network, &self.cell, replica, &address, request.attempt);
+        waits().await?;
         let reply = match phase {
-            Phase::Leave => self.changes.take_out(replica).await?,
-            Phase::Join => self.changes.take_in(replica).await?,
-            Phase::Begin => self.changes.begin_learner(replica).await?,
+            Phase::Leave => self.changes.take_out(replica, waits()).await?,
+            Phase::Join => self.changes.take_in(replica, waits()).await?,
+            Phase::Begin => self.changes.begin_learner(replica, waits()).await?,
             Phase::Unspecified => return Err(Status::invalid_argument("readmission without a phase")),
         };
         Ok(Response::new(reply))
@@ -362,6 +363,7 @@ impl PeerApi for PeerService {
             .into(),
             peers: self.changes.peers(),
             entering: !self.admission.is_full(),
+            attempt: self.admission.attempt(),
         }))
     }
 
@@ -370,11 +372,11 @@ impl PeerApi for PeerService {
         self.check(request.cell_id)?;
         let change: Change = decode(&request.change)?;
         let deadline = Instant::now() + Duration::from_millis(request.deadline_ms.into()).min(MAX_DEADLINE);
-        let failure = match self.changes.make(&change, deadline).await {
-            Ok(()) => Bytes::new(),
-            Err(error) => encode(&error).map_err(internal)?,
+        let Err(error) = self.changes.make(&change, deadline).await else {
+            return Ok(Response::new(ChangeReply::default()));
         };
-        Ok(Response::new(ChangeReply { failure }))
+        let failure = encode(error.cause()).map_err(internal)?;
+        Ok(Response::new(ChangeReply { failure, in_part: error.may_have_been_done() }))
     }
 
     async fn digest(&self, request: Request<DigestRequest>) -> Result<Response<DigestReply>, Status> {
