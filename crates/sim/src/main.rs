@@ -1,6 +1,7 @@
 //! One storm, one process: `bramah-storm --seed N`.
 
 mod entropy;
+mod panics;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -60,7 +61,9 @@ fn run() -> Result<bool> {
         let filter = tracing_subscriber::EnvFilter::try_new(level).context("--log")?;
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     }
-    let report = Storm::run(options.plan.clone());
+    panics::watch();
+    let mut report = Storm::run(options.plan.clone());
+    report.anomalies.extend(panics::take());
     if let Some(path) = &options.history {
         let file = std::fs::File::create(path).with_context(|| path.display().to_string())?;
         report.history.write(std::io::BufWriter::new(file))?;
@@ -127,9 +130,7 @@ impl Options {
             "json" => self.json = true,
             "seconds" => self.plan.seconds = number()?,
             "replicas" => self.plan.replicas = number()?,
-            "far-apart" => {
-                (self.plan.far_apart, self.plan.quantum_ms) = (number()? > 0, 20);
-            }
+            "far-apart" => self.plan.far_apart = number()? > 0,
             "think" => self.plan.think = Duration::from_millis(number()?),
             "faults" => self.plan.choose_faults(&value)?,
             "timeline" => self.timeline = Some(value.into()),
