@@ -127,9 +127,7 @@ impl Options {
             "json" => self.json = true,
             "seconds" => self.plan.seconds = number()?,
             "replicas" => self.plan.replicas = number()?,
-            "far-apart" => {
-                (self.plan.far_apart, self.plan.quantum_ms) = (number()? > 0, 20);
-            }
+            "far-apart" => self.plan.far_apart = number()? > 0,
             "think" => self.plan.think = Duration::from_millis(number()?),
             "faults" => self.plan.choose_faults(&value)?,
             "timeline" => self.timeline = Some(value.into()),
