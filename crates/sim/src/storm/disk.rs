@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,6 +21,9 @@ use twox_hash::XxHash3_64;
 const INJECTED: &str = "a fault of the storm";
 /// After a failed sync or write of what must last, a replica that runs has so long to end, in milliseconds.
 const LONGEST_DENIAL_MS: u64 = 5_000;
+/// Where a replica keeps its log, and how large its segments are.
+const LOG_FOLDER: &str = "/data/log";
+const SEGMENT_BYTES: u64 = 32 << 10;
 /// How long a disk takes for what a worker does in one turn, in microseconds.
 const USUAL_US: (u64, u64) = (60, 900);
 
@@ -316,12 +319,15 @@ impl HostDisk {
         state.shortages
     }
 
-    /// There is space again, unless another shortage has begun since. Whether a write was refused.
+    /// There is space again, unless another shortage has begun since. Whether a write was refused,
+    /// or the log was told that there is no space.
     pub fn give_space(&self, shortage: u64) -> bool {
         let mut state = self.inner.state.lock();
         let Some((_, before)) = state.full.take_if(|(current, _)| *current == shortage) else { return false };
+        // A log asks before it makes a segment, and takes no more writes when there is no space for it.
+        let told_short = self.disk.least_told(Path::new(LOG_FOLDER)).is_some_and(|free| free < SEGMENT_BYTES);
         self.disk.set_capacity(None);
-        self.disk.refused() > before
+        told_short || self.disk.refused() > before
     }
 
     /// Makes one bit of one of the replica's files another one; what was flipped, in words.

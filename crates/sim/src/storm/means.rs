@@ -1,11 +1,13 @@
 //! What faults can do to a storm's machines, and what they can know of them.
 
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bramah_cell::Change;
 use rand::RngExt;
 use rand::rngs::StdRng;
+use twox_hash::XxHash3_64;
 
 use super::replica::{Known, Slot};
 use super::timeline::Kind;
@@ -222,6 +224,15 @@ impl Storm {
         if let Some(what) = self.replicas[replica].disk.ignored_failure(self.now_ms(), runs) {
             self.watch.report(format!("replica {} goes on, though \"{what}\" had failed", replica + 1));
         }
+    }
+
+    /// A number that two runs have in common only if the same bytes were sent and written at the same instants, and
+    /// clients were told the same.
+    pub(super) fn fingerprint(&self, history: &crate::history::History) -> u64 {
+        let mut all = XxHash3_64::with_seed(self.engine.fingerprint());
+        self.replicas.iter().for_each(|replica| all.write_u64(replica.disk.fingerprint()));
+        all.write(format!("{history:?}").as_bytes());
+        all.finish()
     }
 
     /// Starts a replica again after a while, if it is down then.

@@ -91,7 +91,9 @@ impl ImaginedDisk {
 
     /// Bytes that the disk holds; `None` for no limit. A smaller number than is used takes nothing away.
     pub fn set_capacity(&self, bytes: Option<u64>) {
-        self.tree().capacity = bytes;
+        let mut tree = self.tree();
+        tree.capacity = bytes;
+        tree.told.clear();
     }
 
     /// Bytes that its files take, in blocks of 4 KiB.
@@ -102,6 +104,11 @@ impl ImaginedDisk {
     /// Writes that were refused so far, because they wanted more space than there was.
     pub fn refused(&self) -> u64 {
         self.tree().refused
+    }
+
+    /// The least free space that anybody was told who asked about this folder since the capacity was set.
+    pub fn least_told(&self, folder: &Path) -> Option<u64> {
+        self.tree().told.get(&tidy(folder)).copied()
     }
 
     /// Operations that were asked for so far.
@@ -316,9 +323,15 @@ impl Disk for ImaginedDisk {
         self.change(&path, Kind::SyncFolder, |tree, _| tree.sync_folder(&path))
     }
 
-    fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
-        let tree = self.tree();
-        if tree.power_is_cut { Err(io::Error::other(PowerCut)) } else { Ok(tree.free()) }
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let mut tree = self.tree();
+        if tree.power_is_cut {
+            return Err(io::Error::other(PowerCut));
+        }
+        let free = tree.free();
+        let least = tree.told.entry(tidy(path)).or_insert(free);
+        *least = free.min(*least);
+        Ok(free)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
@@ -337,6 +350,10 @@ impl Disk for ImaginedDisk {
     fn start(&self, name: &str, worker: Box<dyn Worker>) -> io::Result<Arc<dyn Wake>> {
         let worker = PoweredWorker { disk: self.clone(), name: PathBuf::from(name), worker };
         self.scheduler.start(name, Box::new(worker))
+    }
+
+    fn latency(&self) -> std::time::Duration {
+        self.scheduler.latency()
     }
 
     fn blocks(&self) -> bool {

@@ -158,6 +158,8 @@ pub(super) struct Tree {
     pub(super) capacity: Option<u64>,
     pub(super) serial: u64,
     pub(super) refused: u64,
+    /// The least free space that was told of a folder since the capacity was set.
+    pub(super) told: BTreeMap<PathBuf, u64>,
     pub(super) power_is_cut: bool,
     next_file: u64,
 }
