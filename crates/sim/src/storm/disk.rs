@@ -375,7 +375,8 @@ impl Inner {
         let mut trace = self.trace.lock();
         trace.write_u64(operation.serial);
         trace.write(name.as_bytes());
-        if let Kind::Write { bytes, .. } = operation.kind {
+        // The lock file names the real process.
+        if let (Kind::Write { bytes, .. }, false) = (operation.kind, operation.thing() == "lock file") {
             trace.write(bytes);
         }
         trace.write_u8(u8::from(matches!(verdict, Verdict::Proceed)));

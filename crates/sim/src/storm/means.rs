@@ -226,8 +226,8 @@ impl Storm {
         }
     }
 
-    /// A number that two runs have in common only if the same bytes were sent and written at the same instants, and
-    /// clients were told the same.
+    /// A number that two runs have in common only if packets came at the same instants, the same bytes were
+    /// written, and clients were told the same.
     pub(super) fn fingerprint(&self, history: &crate::history::History) -> u64 {
         let mut all = XxHash3_64::with_seed(self.engine.fingerprint());
         self.replicas.iter().for_each(|replica| all.write_u64(replica.disk.fingerprint()));
