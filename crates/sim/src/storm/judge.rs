@@ -80,7 +80,7 @@ pub(super) fn judge(storm: Storm, began: std::time::Instant) -> Report {
         anomalies,
         faults: storm.fired.iter().map(|(name, times)| ((*name).to_owned(), *times)).collect(),
         failovers_us: storm.failovers_us.clone(),
-        fingerprint: storm.engine.fingerprint(),
+        fingerprint: storm.fingerprint(&history),
         timeline: storm.timeline.notes(),
         history,
     }

@@ -428,6 +428,7 @@ impl Storm {
                 let pause = self.time_away();
                 self.restart_later(replica, pause);
             }
+            self.see_ignored_failure(replica);
             if std::mem::take(&mut self.replicas[replica].slot.lock().stopped) {
                 self.timeline.note(Some(self.replicas[replica].number), Kind::Ended, "stopped");
                 self.engine.kill(self.replicas[replica].host);
