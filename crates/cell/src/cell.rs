@@ -97,12 +97,7 @@ impl Cell {
     /// When the settings, the data folder or the peers' port can't be used; each error says what to do.
     pub async fn start(config: CellConfig, world: World) -> Result<Cell, StartError> {
         config.check()?;
-        let config = match planted::is(Bug::AmnesiacVoter) && config.replace {
-            true => CellConfig { replace: false, bootstrap: true, ..config },
-            false => config,
-        };
         let (owner, entrance) = identity::identify(&config, &world).await?;
-        let entrance = entrance.filter(|_| !planted::is(Bug::AmnesiacVoter));
         let cell_id = owner.cell_id;
         let mut opened = open(&config, &world, owner, entrance).await?;
         // It asks those whom the settings name, and they must be those that the cell was to begin with.
@@ -420,7 +415,7 @@ impl Tasks {
         tokio::spawn(until_stop(stop.clone(), self.barriers.run(self.barriers_asked)));
         tokio::spawn(serve(self.service, listener, max_connections, stop.clone()));
         tokio::spawn(until_stop(stop.clone(), leases::expire_sessions(cell.clone(), followed)));
-        if let Some(entrance) = cell.folder().entrance() {
+        if let Some(entrance) = entrance_of(cell.folder()) {
             let entering = admission::enter(cell.clone(), cell.network().clone(), entrance);
             tokio::spawn(until_stop(stop.clone(), entering));
         }
@@ -428,8 +423,15 @@ impl Tasks {
         tokio::spawn(until_stop(stop.clone(), comparison::compare(cell.clone())));
         tokio::spawn(until_stop(stop.clone(), comparison::obey(cell.clone())));
         tokio::spawn(until_stop(stop.clone(), health::watch(cell.clone())));
+        tokio::spawn(until_stop(stop.clone(), cell.clone().end_with_the_log()));
         tokio::spawn(until_stop(stop, upkeep::bound_the_log(cell.clone())));
     }
+}
+
+/// What is left to do before the replica takes part in all.
+fn entrance_of(folder: &DataFolder) -> Option<Entrance> {
+    let forgets = |entrance: &Entrance| *entrance == Entrance::Replacing && planted::is(Bug::AmnesiacVoter);
+    folder.entrance().filter(|entrance| !forgets(entrance))
 }
 
 async fn until_stop(mut stop: watch::Receiver<bool>, task: impl Future<Output = ()>) {
@@ -456,9 +458,9 @@ async fn assemble(
         disk: Arc::clone(&world.disk),
         roster: roster.clone(),
     };
-    let admission = Arc::new(Admission::new(folder.entrance(), experienced));
+    let admission = Arc::new(Admission::new(entrance_of(&folder), experienced));
     // It stands for election only when it is known to have forgotten nothing.
-    let engine = Config { enable_elect: folder.entrance().is_none(), ..engine_config(&config)? };
+    let engine = Config { enable_elect: entrance_of(&folder).is_none(), ..engine_config(&config)? };
     let raft: CellRaft = Raft::new(config.replica, Arc::new(engine), network.clone(), log.clone(), store)
         .await
         .map_err(|error| StartError::Engine(error.to_string()))?;

@@ -53,16 +53,27 @@ fn main() -> ExitCode {
     }
 }
 
+const STACK_BYTES: usize = 64 << 20;
+
+/// Runs a storm in a thread of its own: the order of hash maps depends on how many a thread had before, and what else
+/// this process is told to do must not change the storm.
+fn run_apart(plan: Plan) -> Result<Report> {
+    let storm = move || {
+        entropy::begin(plan.seed);
+        Storm::run(plan)
+    };
+    let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(storm).context("a thread")?;
+    thread.join().map_err(|_| anyhow::anyhow!("the simulator panicked: {}", panics::take().join("; ")))
+}
+
 fn run() -> Result<bool> {
     let Some(options) = options()? else { return Ok(true) };
-    // Before anything takes chance from the system.
-    entropy::begin(options.plan.seed);
     if let Some(level) = &options.log {
         let filter = tracing_subscriber::EnvFilter::try_new(level).context("--log")?;
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     }
     panics::watch();
-    let mut report = Storm::run(options.plan.clone());
+    let mut report = run_apart(options.plan.clone())?;
     report.anomalies.extend(panics::take());
     if let Some(path) = &options.history {
         let file = std::fs::File::create(path).with_context(|| path.display().to_string())?;

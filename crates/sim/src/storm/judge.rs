@@ -16,7 +16,7 @@ use crate::history::{Counts, History};
 const LATEST_END: Duration = Duration::from_secs(120);
 
 /// So many calls are answered in any storm of 30 s, or the cell served nobody.
-const FEWEST_ANSWERS: u64 = 50;
+const FEWEST_ANSWERS: u64 = 10;
 
 /// Workers that pause longer are asked for no number of calls.
 const MOST_THOUGHT: Duration = Duration::from_secs(1);

@@ -240,9 +240,9 @@ impl Storm {
         self.later(after_ms, move |storm| storm.start_if_down(replica));
     }
 
-    /// How long a replica stays away: a third come back before anybody has missed them, as a supervisor starts them.
+    /// How long a replica stays away: half of them come back before anybody has missed them, as a supervisor starts them.
     pub fn time_away(&mut self) -> u64 {
-        if self.random.random_ratio(1, 3) {
+        if self.random.random_bool(0.5) {
             self.random.random_range(5..120)
         } else {
             self.random.random_range(120..4_000)

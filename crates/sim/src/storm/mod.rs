@@ -429,6 +429,7 @@ impl Storm {
                 self.restart_later(replica, pause);
             }
             self.see_ignored_failure(replica);
+            self.see_early_entrance(replica);
             if std::mem::take(&mut self.replicas[replica].slot.lock().stopped) {
                 self.timeline.note(Some(self.replicas[replica].number), Kind::Ended, "stopped");
                 self.engine.kill(self.replicas[replica].host);
@@ -439,6 +440,20 @@ impl Storm {
             if let Some(why) = ended {
                 self.ended_by_itself(replica, &why);
             }
+        }
+    }
+
+    /// A replica that forgot what it had promised takes part in all only once it was repaired (spec G-4).
+    fn see_early_entrance(&mut self, replica: usize) {
+        let Replica { lost_at: Some(lost_at), number, .. } = self.replicas[replica] else { return };
+        let status = self.replicas[replica].cell().map(|cell| cell.status());
+        let Some(status) = status.filter(|status| status.trouble.is_empty()) else { return };
+        self.replicas[replica].lost_at = None;
+        if status.applied_index < lost_at {
+            let applied = status.applied_index;
+            self.watch.report(format!(
+                "replica {number} lost its folder after entry {lost_at} and takes part in all with entry {applied}"
+            ));
         }
     }
 
@@ -455,6 +470,9 @@ impl Storm {
             disk::Explanation::Damage => {
                 self.fired("repair from the others");
                 self.replicas[replica].disk.wipe();
+                let applied =
+                    self.replicas.iter().filter_map(Replica::cell).map(|cell| cell.status().applied_index);
+                self.replicas[replica].lost_at = applied.max();
                 self.start(replica, Manner::Replace);
             }
             disk::Explanation::Passing => {
