@@ -31,8 +31,12 @@
 //!   replica has lost its folder, *every* member that the cell has ever lived with does not answer for so long, *and*
 //!   others that never took part in anything make up a majority with it, a second cell begins. To rule that out a new
 //!   cell could begin only with all its members up. `--bootstrap` left out after the first start rules it out, too.
+//! - If one belongs to a cell of another number, which was made from another list of members, no cell is founded.
+//! - A replica that is to found a cell alone has nobody to ask. It listens for a while: if its cell has grown
+//!   since, and its folder was lost, a leader or candidate calls.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bramah_wire::v1::introduce_reply::Standing as WireStanding;
@@ -59,6 +63,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The pause between rounds of asking whether others are new.
 const FOUNDING_PAUSE: Duration = Duration::from_millis(50);
 
+/// A replica that founds a cell alone listens for so many election timeouts whether the cell lives.
+const ELECTIONS_OF_SILENCE: u32 = 3;
+
 /// How long a member may take to say who it is.
 const INTRODUCE_LIMIT: Duration = Duration::from_millis(500);
 
@@ -84,7 +91,11 @@ pub(crate) struct Admission {
     /// Other founders that have answered, since this replica started, that they are new.
     new: Mutex<BTreeSet<ReplicaId>>,
     heard_founder: Notify,
+    /// A leader or candidate of this cell has called while it was founding.
+    called: AtomicBool,
     waits_for: Mutex<String>,
+    /// See [`ReadmitRequest`]; 0 while nothing is asked for.
+    attempt: AtomicU64,
 }
 
 impl Admission {
@@ -95,7 +106,9 @@ impl Admission {
             part: Mutex::new(entrance.map_or(Part::Full, Part::None)),
             new: Mutex::default(),
             heard_founder: Notify::new(),
+            called: AtomicBool::new(false),
             waits_for: Mutex::default(),
+            attempt: AtomicU64::new(0),
         }
     }
 
@@ -130,8 +143,14 @@ impl Admission {
         self.heard_founder.notify_one();
     }
 
+    /// The request for which this replica waits.
+    pub(crate) fn attempt(&self) -> u64 {
+        self.attempt.load(Ordering::Relaxed)
+    }
+
     /// Refuses to vote, or to stand for election, until this replica is a full member.
     pub(crate) fn check_voting(&self) -> Result<(), Status> {
+        self.note_call();
         match self.is_full() {
             true => Ok(()),
             false => Err(Status::unavailable("this replica has not entered its cell yet and does not vote")),
@@ -140,6 +159,7 @@ impl Admission {
 
     /// Refuses all leaders while one of them may remember what this replica forgot.
     pub(crate) fn check_following(&self) -> Result<(), Status> {
+        self.note_call();
         match *self.part.lock() {
             Part::None(_) => {
                 Err(Status::unavailable("this replica has not entered its cell yet and does not follow"))
@@ -157,6 +177,12 @@ impl Admission {
                 Err(Status::unavailable("this replica has begun anew and follows a later leader"))
             }
             _ => Ok(()),
+        }
+    }
+
+    fn note_call(&self) {
+        if self.is_founding() {
+            self.called.store(true, Ordering::Relaxed);
         }
     }
 
@@ -185,6 +211,8 @@ impl Admission {
 enum Refused {
     /// The cell has removed it for good.
     Removed(String),
+    /// It is no member of any kind, so it can't be given a vote.
+    Unknown,
 }
 
 /// Brings this replica to take part in all, for as long as it is polled.
@@ -194,8 +222,11 @@ pub(crate) async fn enter(cell: Cell, network: PeerNetwork, entrance: Entrance) 
         Entrance::Joining => join(&cell, &network).await,
         Entrance::Founding | Entrance::Replacing => be_replaced(&cell, &network).await,
     };
-    if let Err(Refused::Removed(why)) = entered {
-        return cell.retire(why);
+    match entered {
+        Ok(()) => {}
+        Err(Refused::Removed(why)) => return cell.retire(why),
+        // Nobody gives up on an unknown replica but those who ask again.
+        Err(Refused::Unknown) => return,
     }
     while let Err(error) = remove_marker(&cell).await {
         tracing::error!(%error, "this replica has entered its cell but can't note it, and goes on without voting");
@@ -218,6 +249,10 @@ async fn found(cell: &Cell, network: &PeerNetwork) -> bool {
     let members = others.len() + 1;
     let majority = members / 2 + 1;
     let mut since = None;
+    if others.is_empty() {
+        return is_alone(cell).await;
+    }
+    let mut logged = None;
     loop {
         // It was let in by a leader before it was started again.
         if cell.has_taken_part() {
@@ -241,6 +276,22 @@ async fn found(cell: &Cell, network: &PeerNetwork) -> bool {
             );
             return false;
         }
+        let foreign =
+            answers.iter().find_map(|(id, answer)| Some((id, answer.as_ref().err().filter(is_foreign)?)));
+        if let Some((member, status)) = foreign {
+            *cell.admission().waits_for.lock() = format!(" (replica {member} says: {})", status.message());
+            if logged.is_none_or(|at: Instant| at.elapsed() >= LOG_EVERY) {
+                logged = Some(Instant::now());
+                tracing::error!(
+                    member,
+                    answer = status.message(),
+                    "no cell is founded while a member belongs to another one. If the cell lived before under another list of \
+                     members, move this replica's folder away and start it with --replace; else correct the list"
+                );
+            }
+            sleep(FOUNDING_PAUSE).await;
+            continue;
+        }
         if new.len() == others.len() {
             return true;
         }
@@ -261,21 +312,41 @@ async fn found(cell: &Cell, network: &PeerNetwork) -> bool {
     }
 }
 
+/// Whether a cell that was to begin with this replica alone has not grown since, and the folder was not lost: then
+/// somebody would call.
+async fn is_alone(cell: &Cell) -> bool {
+    sleep(cell.tuning().election_max * ELECTIONS_OF_SILENCE).await;
+    let called = cell.admission().called.load(Ordering::Relaxed);
+    if called {
+        tracing::error!(
+            "other members of this cell call: it lives, and this replica's folder was lost. It takes part in nothing; \
+             move the folder away, and start it with --replace and --join"
+        );
+    }
+    !called
+}
+
+/// It belongs to another cell, or to this one under another number.
+fn is_foreign(status: &&Status) -> bool {
+    status.code() == Code::FailedPrecondition
+}
+
 fn says_that_it_lives(answer: &Result<IntroduceReply, Status>) -> bool {
     match answer {
-        Ok(reply) => !reply.new,
+        Ok(reply) => !reply.new && !reply.knows_nothing,
         // An older version, which knows nothing of founding.
         Err(status) => status.code() == Code::Unimplemented,
     }
 }
 
-/// Whether the replica at `address` is this one and waits to be taken in. A request that says so may be a copy of one
-/// that was done long ago; taking out a replica that votes would leave it out for ever.
+/// Whether the replica at `address` is this one and waits for this very request. Another one may be a copy of one that
+/// was done long ago; taking out a replica that votes would leave it out for ever.
 pub(crate) async fn waits_to_enter(
     network: &PeerNetwork,
     cell: &str,
     id: ReplicaId,
     address: &str,
+    attempt: u64,
 ) -> Result<(), Status> {
     let request =
         IntroduceRequest { cell: cell.to_owned(), cell_id: network.cell_id, replica: 0, new: false };
@@ -284,7 +355,8 @@ pub(crate) async fn waits_to_enter(
     let silent = |_| Status::unavailable(format!("replica {id} does not answer at {address}"));
     let reply = answer.map_err(silent)??.into_inner();
     match reply.replica == id && reply.entering {
-        true => Ok(()),
+        true if reply.attempt == attempt => Ok(()),
+        true => Err(Status::aborted(format!("replica {id} does not wait for this request any more"))),
         false => Err(Status::failed_precondition(format!(
             "the replica at {address} is {} and takes part already: it is not taken out",
             reply.replica
@@ -320,24 +392,43 @@ pub(crate) async fn is_removed(cell: &Cell, network: &PeerNetwork) -> bool {
 async fn be_replaced(cell: &Cell, network: &PeerNetwork) -> Result<(), Refused> {
     tracing::warn!("this replica is being replaced: it does not vote until the others have repaired it");
     cell.admission().set(Part::None(Entrance::Replacing));
-    let ReadmitReply { term, leader } = ask_all(cell, network, Phase::Leave).await?;
-    cell.admission().set(Part::Following { term, leader });
-    tracing::info!(term, leader, "the leader begins this replica anew: catching up");
-    ask_all(cell, network, Phase::Join).await?;
-    Ok(())
+    loop {
+        let ReadmitReply { term, leader } = ask_all(cell, network, Phase::Leave).await?;
+        cell.admission().set(Part::Following { term, leader });
+        tracing::info!(term, leader, "the leader begins this replica anew: catching up");
+        match ask_all(cell, network, Phase::Join).await {
+            // The leader that took it out died before it was a learner again.
+            Err(Refused::Unknown) => cell.admission().set(Part::None(Entrance::Replacing)),
+            joined => return joined.map(drop),
+        }
+    }
 }
 
 /// Waits until this replica is a learner, and follows the leader that says so.
 async fn join(cell: &Cell, network: &PeerNetwork) -> Result<(), Refused> {
+    // It was let in before it was started again: until then it follows nobody, and nothing is in its log.
+    if cell.has_taken_part() {
+        return Ok(());
+    }
     tracing::info!(replica = cell.replica(), "joining: waits to be added with `bramah member add`");
-    let ReadmitReply { term, leader } = ask_all(cell, network, Phase::Begin).await?;
-    cell.admission().set(Part::Following { term, leader });
+    loop {
+        let ReadmitReply { term, leader } = ask_all(cell, network, Phase::Begin).await?;
+        cell.admission().set(Part::Following { term, leader });
+        // That leader may have died since, and this replica may have been removed.
+        if timeout(LOG_EVERY, follows(cell, term, leader)).await.is_ok() {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits until this replica follows this leader or a later one. Once that is on the disk no older leader is followed,
+/// with the marker or without.
+async fn follows(cell: &Cell, term: u64, leader: ReplicaId) {
     let mut metrics = cell.raft().server_metrics();
     loop {
-        // Once this is on the disk no older leader is followed, with the marker or without.
         let vote = metrics.borrow_watched().vote;
         if vote.is_committed() && (vote.leader_id().term, vote.leader_id().node_id) >= (term, leader) {
-            return Ok(());
+            return;
         }
         if metrics.changed().await.is_err() {
             // The engine has stopped: nothing is left to enter.
@@ -356,6 +447,9 @@ async fn ask_all(cell: &Cell, network: &PeerNetwork, phase: Phase) -> Result<Rea
                 Ok(reply) => return Ok(reply),
                 Err(status) if status.code() == Code::PermissionDenied => {
                     return Err(Refused::Removed(status.message().to_owned()));
+                }
+                Err(status) if phase == Phase::Join && status.code() == Code::NotFound => {
+                    return Err(Refused::Unknown);
                 }
                 Err(status) => answers.push(format!("{address}: {}", status.message())),
             }
@@ -386,10 +480,15 @@ async fn ask(
     address: &str,
     phase: Phase,
 ) -> Result<ReadmitReply, Status> {
-    let request = ReadmitRequest { cell_id: network.cell_id, replica: cell.replica(), phase: phase.into() };
+    let attempt = rand::random::<u64>().max(1);
+    cell.admission().attempt.store(attempt, Ordering::Relaxed);
+    let (cell_id, replica) = (network.cell_id, cell.replica());
+    let request = ReadmitRequest { cell_id, replica, phase: phase.into(), attempt };
     // The member needs less, unless it hangs.
     let limit = CHANGE_LIMIT * 4 + CATCH_UP_LIMIT;
     let mut client = network.client(address)?;
     let answer = timeout(limit, client.readmit(request)).await;
+    // Whatever comes of it later comes too late.
+    cell.admission().attempt.store(0, Ordering::Relaxed);
     Ok(answer.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner())
 }

@@ -3,6 +3,7 @@
 
 mod ending;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -83,6 +84,8 @@ struct Inner {
     health: Arc<Health>,
     /// Why this replica has ended for good.
     retired: OnceLock<String>,
+    /// It has asked another one to take over, because it stops.
+    handed_over: AtomicBool,
     // Held so that no second process uses the folder while this replica runs.
     folder: DataFolder,
 }
@@ -94,14 +97,14 @@ impl Cell {
     /// When the settings, the data folder or the peers' port can't be used; each error says what to do.
     pub async fn start(config: CellConfig, world: World) -> Result<Cell, StartError> {
         config.check()?;
-        let config = match planted::is(Bug::AmnesiacVoter) && config.replace {
-            true => CellConfig { replace: false, bootstrap: true, ..config },
-            false => config,
-        };
         let (owner, entrance) = identity::identify(&config, &world).await?;
-        let entrance = entrance.filter(|_| !planted::is(Bug::AmnesiacVoter));
         let cell_id = owner.cell_id;
         let mut opened = open(&config, &world, owner, entrance).await?;
+        // It asks those whom the settings name, and they must be those that the cell was to begin with.
+        if opened.folder.entrance() == Some(Entrance::Founding) && cell_id != config.cell_id() {
+            opened.log.close().await;
+            return Err(StartError::OtherFounders(config.data.display().to_string()));
+        }
         // Others belong to a cell that lives: they begin when the leader takes them in.
         if matches!(opened.folder.entrance(), None | Some(Entrance::Founding)) {
             bootstrap::begin(&config, &mut opened.log).await?;
@@ -179,6 +182,10 @@ impl Cell {
         });
         let members = || self.inner.network.roster.describe();
         match tokio::time::timeout_at(deadline, passed).await {
+            // A replica that ends for good may be one whose state is wrong: nothing is read from it any more.
+            Ok(Ok(_)) if *self.inner.stop.borrow() => {
+                Err(ProposeError::Stopping { why: "it ends".to_owned(), under_way: false })
+            }
             Ok(Ok(passed)) => passed,
             Ok(Err(_)) => Err(ProposeError::Stopping { why: "it was told to".to_owned(), under_way: false }),
             Err(_) => Err(ProposeError::NoLeader { waited: asked.elapsed(), members: members() }),
@@ -405,10 +412,10 @@ impl Tasks {
         let lease = cell.tuning().election_max;
         tokio::spawn(leadership::follow(cell.inner.raft.clone(), self.heard, lease, self.leadership));
         tokio::spawn(self.router.run());
-        tokio::spawn(self.barriers.run(self.barriers_asked));
+        tokio::spawn(until_stop(stop.clone(), self.barriers.run(self.barriers_asked)));
         tokio::spawn(serve(self.service, listener, max_connections, stop.clone()));
         tokio::spawn(until_stop(stop.clone(), leases::expire_sessions(cell.clone(), followed)));
-        if let Some(entrance) = cell.folder().entrance() {
+        if let Some(entrance) = entrance_of(cell.folder()) {
             let entering = admission::enter(cell.clone(), cell.network().clone(), entrance);
             tokio::spawn(until_stop(stop.clone(), entering));
         }
@@ -416,8 +423,15 @@ impl Tasks {
         tokio::spawn(until_stop(stop.clone(), comparison::compare(cell.clone())));
         tokio::spawn(until_stop(stop.clone(), comparison::obey(cell.clone())));
         tokio::spawn(until_stop(stop.clone(), health::watch(cell.clone())));
+        tokio::spawn(until_stop(stop.clone(), cell.clone().end_with_the_log()));
         tokio::spawn(until_stop(stop, upkeep::bound_the_log(cell.clone())));
     }
+}
+
+/// What is left to do before the replica takes part in all.
+fn entrance_of(folder: &DataFolder) -> Option<Entrance> {
+    let forgets = |entrance: &Entrance| *entrance == Entrance::Replacing && planted::is(Bug::AmnesiacVoter);
+    folder.entrance().filter(|entrance| !forgets(entrance))
 }
 
 async fn until_stop(mut stop: watch::Receiver<bool>, task: impl Future<Output = ()>) {
@@ -444,9 +458,9 @@ async fn assemble(
         disk: Arc::clone(&world.disk),
         roster: roster.clone(),
     };
-    let admission = Arc::new(Admission::new(folder.entrance(), experienced));
+    let admission = Arc::new(Admission::new(entrance_of(&folder), experienced));
     // It stands for election only when it is known to have forgotten nothing.
-    let engine = Config { enable_elect: folder.entrance().is_none(), ..engine_config(&config)? };
+    let engine = Config { enable_elect: entrance_of(&folder).is_none(), ..engine_config(&config)? };
     let raft: CellRaft = Raft::new(config.replica, Arc::new(engine), network.clone(), log.clone(), store)
         .await
         .map_err(|error| StartError::Engine(error.to_string()))?;
@@ -526,6 +540,7 @@ async fn assemble(
         comparison,
         health,
         retired: OnceLock::new(),
+        handed_over: AtomicBool::new(false),
         folder,
     };
     Ok((Cell { inner: Arc::new(inner) }, tasks))

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bramah_wire::v1::ReadmitReply;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::raft::ClientWriteResponse;
@@ -20,6 +20,8 @@ use crate::leadership::most_advanced;
 use crate::machine_store::Machine;
 use crate::membership::{Change, ChangeError, MAX_MEMBERS, MAX_VOTERS};
 use crate::roster::Roster;
+
+mod readmission;
 
 /// How long a majority may take to confirm a change of the members.
 pub(crate) const CHANGE_LIMIT: Duration = Duration::from_secs(10);
@@ -37,8 +39,8 @@ const SILENT: Duration = Duration::from_secs(1);
 /// How long another voter may take to take leadership over.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a change waits for its turn, and for a learner that had caught up a moment ago.
-const TURN_LIMIT: Duration = Duration::from_millis(500);
+/// How long a try of a change waits for its turn, and for a learner that had caught up a moment ago.
+pub(crate) const TURN_LIMIT: Duration = Duration::from_millis(500);
 
 /// Between looks at what the engine tells.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -54,6 +56,27 @@ pub(crate) enum Standing {
     Voter,
     /// For good.
     Removed,
+}
+
+/// One change that is asked for, of one step or more.
+struct Making {
+    deadline: Instant,
+    /// A step was made, or may have been.
+    begun: AtomicBool,
+}
+
+impl Making {
+    fn until(deadline: Instant) -> Self {
+        Self { deadline, begun: AtomicBool::new(false) }
+    }
+
+    /// What is known of one step. The next leader knows whether one that this one has lost was made.
+    fn note<T>(&self, step: Result<T, ChangeError>) -> Result<T, ChangeError> {
+        if !matches!(step, Err(ChangeError::Refused { .. })) {
+            self.begun.store(true, Ordering::Relaxed);
+        }
+        step
+    }
 }
 
 /// Makes changes of the members while this replica leads.
@@ -73,8 +96,14 @@ impl Changes {
     /// Where a member, or one that is being taken in again, is reached by its peers.
     pub(crate) fn address_of(&self, id: ReplicaId) -> Result<String, Status> {
         let known = self.membership().map_err(refusal)?.get_node(&id).cloned();
-        let member = known.or_else(|| self.roster.configured(id)).ok_or_else(|| no_member(id))?;
+        let lost = || self.away(id).or_else(|| self.roster.configured(id));
+        let member = known.or_else(lost).ok_or_else(|| no_member(id))?;
         Ok(self.roster.peer_address(id, &member))
+    }
+
+    /// One that a leader was about to begin anew.
+    fn away(&self, id: ReplicaId) -> Option<Member> {
+        self.machine.view().away.get(&id).cloned()
     }
 
     /// Where the members are reached by their peers, as far as this replica knows.
@@ -101,47 +130,46 @@ impl Changes {
     /// [`ChangeError::NotLeader`] also if this replica has handed leadership over because the change removes it: the
     /// new leader is to be asked for the same.
     pub(crate) async fn make(&self, change: &Change, deadline: Instant) -> Result<(), ChangeError> {
+        if let Change::Replace { old, new, .. } = change
+            && old == new
+        {
+            return Err(ChangeError::SameReplica { id: *old });
+        }
+        let making = Making::until(deadline);
+        let made = self.make_all(change, &making).await;
+        made.map_err(|error| if making.begun.into_inner() { error.in_part() } else { error })
+    }
+
+    async fn make_all(&self, change: &Change, making: &Making) -> Result<(), ChangeError> {
         self.check_leads().await?;
         tracing::info!(?change, "changing the members");
-        self.prepare(change, deadline).await?;
+        self.prepare(change, making).await?;
         let _one = self.begin().await?;
         match change {
-            Change::Add { id, member } => self.add(*id, member, deadline).await,
+            Change::Add { id, member } => self.add(*id, member, making).await,
             Change::Promote { ids } => {
                 let voters = &self.voters()? | ids;
-                self.set_voters(voters, deadline).await
+                self.set_voters(voters, making).await
             }
             Change::Demote { ids } => {
                 self.check_members(ids)?;
                 let voters = &self.voters()? - ids;
-                self.set_voters(voters, deadline).await
+                self.set_voters(voters, making).await
             }
-            Change::Remove { ids } => self.remove(ids, &self.voters()? - ids, deadline).await,
-            Change::Replace { old, new, .. } => self.replace(*old, *new, deadline).await,
-            Change::SetAddress { id, member } => self.set_address(*id, member, deadline).await,
-            Change::Voters { ids } => self.set_voters(ids.clone(), deadline).await,
+            Change::Remove { ids } => self.remove(ids, &self.voters()? - ids, making).await,
+            Change::Replace { old, new, .. } => self.replace(*old, *new, making).await,
+            Change::SetAddress { id, member } => self.set_address(*id, member, making).await,
+            Change::Voters { ids } => self.set_voters(ids.clone(), making).await,
         }
     }
 
     /// Adds who is to be added first, and waits until the new voters have caught up. Others may change the members
     /// meanwhile: a replica that begins anew needs that to catch up.
-    async fn prepare(&self, change: &Change, deadline: Instant) -> Result<(), ChangeError> {
+    async fn prepare(&self, change: &Change, making: &Making) -> Result<(), ChangeError> {
         let new = match change {
             Change::Promote { ids } | Change::Voters { ids } => ids.clone(),
             Change::Replace { old, new, member } => {
-                let known = [old, new].map(|id| self.standing(*id));
-                if let (
-                    Some(member),
-                    [
-                        Standing::Learner | Standing::Voter,
-                        Standing::Stranger | Standing::Learner | Standing::Voter,
-                    ],
-                ) = (member, known)
-                {
-                    let _one = self.begin().await?;
-                    self.add(*new, member, deadline).await?;
-                }
-                Ids::from([*new])
+                self.prepare_place(*old, *new, member.as_ref(), making).await?
             }
             _ => return Ok(()),
         };
@@ -150,29 +178,59 @@ impl Changes {
             self.raft.server_metrics().borrow_watched().membership_config.membership().voter_ids().collect();
         for id in &new - &voting {
             // What is left is for saying that it has not.
-            let answer = (deadline.saturating_duration_since(Instant::now()) / 4).min(TURN_LIMIT);
-            self.catch_up(id, deadline - answer).await?;
+            let answer = (making.deadline.saturating_duration_since(Instant::now()) / 4).min(TURN_LIMIT);
+            self.catch_up(id, making.deadline - answer).await?;
         }
         Ok(())
     }
 
-    /// Finishes what an earlier leader has left half-done, if anything; otherwise costs nothing.
-    pub(crate) async fn finish_leftovers(&self) -> Result<(), ChangeError> {
-        let membership = self.membership()?;
-        let leaves = membership.nodes().any(|(_, member)| member.is_leaving());
-        if membership.get_joint_config().len() < 2 && !leaves {
-            return Ok(());
+    /// Adds the one that is to come, and says whether it will vote. One that learns only is replaced by one that learns
+    /// only.
+    async fn prepare_place(
+        &self,
+        old: ReplicaId,
+        new: ReplicaId,
+        member: Option<&Member>,
+        making: &Making,
+    ) -> Result<Ids, ChangeError> {
+        let known = (self.standing(old), self.standing(new));
+        match (known, member) {
+            ((Standing::Removed, Standing::Stranger), _) => return Err(ChangeError::Removed { id: old }),
+            ((Standing::Stranger, _), _) => return Err(ChangeError::Unknown { id: old }),
+            // It is done already.
+            ((Standing::Removed, _), _) | (_, None) => {}
+            (_, Some(member)) => {
+                let _one = self.begin().await?;
+                self.add(new, member, making).await?;
+            }
         }
+        Ok(if known.0 == Standing::Voter { Ids::from([new]) } else { Ids::new() })
+    }
+
+    /// Finishes what an earlier leader has left half-done, as [`Changes::has_leftovers`] says.
+    pub(crate) async fn finish_leftovers(&self) -> Result<(), ChangeError> {
         let _one = self.begin().await?;
         let membership = self.membership()?;
         let leaving = membership.nodes().filter(|(_, member)| member.is_leaving()).map(|(id, _)| *id);
-        let leaving: Ids = leaving.collect();
-        if leaving.is_empty() {
-            return Ok(());
+        let (leaving, away): (Ids, _) = (leaving.collect(), self.machine.view().away);
+        if !away.is_empty() {
+            tracing::info!(?away, "adding members again that an earlier leader was about to begin anew");
+            let again = ChangeMembers::AddNodes((*away).clone());
+            self.change(again, Instant::now() + CHANGE_LIMIT).await?;
         }
-        tracing::info!(?leaving, "finishing a change of the members that an earlier leader began");
-        let deadline = Instant::now() + CHANGE_LIMIT;
-        self.change(ChangeMembers::RemoveNodes(leaving), deadline).await.map(drop)
+        if !leaving.is_empty() {
+            tracing::info!(?leaving, "finishing a change of the members that an earlier leader began");
+            let gone = ChangeMembers::RemoveNodes(leaving);
+            self.change(gone, Instant::now() + CHANGE_LIMIT).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether something is left half-done, or is being done.
+    pub(crate) fn has_leftovers(&self) -> bool {
+        let Ok(membership) = self.membership() else { return false };
+        let leaves = membership.nodes().any(|(_, member)| member.is_leaving());
+        membership.get_joint_config().len() > 1 || leaves || !self.machine.view().away.is_empty()
     }
 
     /// Alone, as a leader that has just proved to be one, and with no joint membership left behind.
@@ -199,8 +257,17 @@ impl Changes {
         let proof = timeout(CHANGE_LIMIT, self.raft.get_read_log_id(ReadPolicy::ReadIndex)).await;
         let (read_log_id, _) = proof.ok().and_then(Result::ok).ok_or(ChangeError::NotLeader)?;
         let index = read_log_id.index();
-        let applied = self.machine.applied_index().wait_for(|applied| *applied >= index).await.is_ok();
-        if applied { self.see_members().await } else { Err(ChangeError::Stopping) }
+        let mut applied = self.machine.applied_index();
+        let applied = applied.wait_for(|applied| *applied >= index);
+        match timeout(CHANGE_LIMIT, applied).await.map(|applied| applied.map(drop)) {
+            Ok(Ok(())) => self.see_members().await,
+            Ok(Err(_)) => Err(ChangeError::Stopping),
+            Err(_) => Err(ChangeError::Refused {
+                why: format!(
+                    "the leader has not applied entry {index}, which is committed, in {CHANGE_LIMIT:?}"
+                ),
+            }),
+        }
     }
 
     /// What the engine tells of a membership that is committed comes a moment after it.
@@ -237,7 +304,7 @@ impl Changes {
         })
     }
 
-    async fn add(&self, id: ReplicaId, member: &Member, deadline: Instant) -> Result<(), ChangeError> {
+    async fn add(&self, id: ReplicaId, member: &Member, making: &Making) -> Result<(), ChangeError> {
         let membership = self.membership()?;
         match (self.standing(id), membership.get_node(&id)) {
             _ if id == 0 => return Err(ChangeError::Zero),
@@ -249,37 +316,33 @@ impl Changes {
         if membership.nodes().count() >= MAX_MEMBERS {
             return Err(ChangeError::TooMany);
         }
-        self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, member.clone())])), deadline).await.map(drop)
+        self.step(ChangeMembers::AddNodes(BTreeMap::from([(id, member.clone())])), making).await.map(drop)
     }
 
-    async fn set_address(
-        &self,
-        id: ReplicaId,
-        member: &Member,
-        deadline: Instant,
-    ) -> Result<(), ChangeError> {
+    async fn set_address(&self, id: ReplicaId, member: &Member, making: &Making) -> Result<(), ChangeError> {
         self.check_members(&Ids::from([id]))?;
         let membership = self.membership()?;
         check_addresses(&membership, id, member)?;
         if membership.get_node(&id) == Some(member) {
             return Ok(());
         }
-        self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, member.clone())])), deadline).await.map(drop)
+        self.step(ChangeMembers::SetNodes(BTreeMap::from([(id, member.clone())])), making).await.map(drop)
     }
 
-    async fn replace(&self, old: ReplicaId, new: ReplicaId, deadline: Instant) -> Result<(), ChangeError> {
+    async fn replace(&self, old: ReplicaId, new: ReplicaId, making: &Making) -> Result<(), ChangeError> {
         self.check_members(&Ids::from([new]))?;
-        let old = Ids::from([old]);
-        let mut voters = &self.voters()? - &old;
-        voters.insert(new);
-        self.remove(&old, voters, deadline).await
+        let mut voters = self.voters()?;
+        if voters.remove(&old) {
+            voters.insert(new);
+        }
+        self.remove(&Ids::from([old]), voters, making).await
     }
 
     /// Takes members out for good, after the vote went to `voters`.
-    async fn remove(&self, ids: &Ids, voters: Ids, deadline: Instant) -> Result<(), ChangeError> {
+    async fn remove(&self, ids: &Ids, voters: Ids, making: &Making) -> Result<(), ChangeError> {
         let left: Ids = ids.iter().copied().filter(|id| self.standing(*id) != Standing::Removed).collect();
         self.check_members(&left)?;
-        self.set_voters(voters, deadline).await?;
+        self.set_voters(voters, making).await?;
         let leaving: Ids = {
             let membership = self.membership()?;
             ids.iter().copied().filter(|id| membership.get_node(id).is_some()).collect()
@@ -290,14 +353,19 @@ impl Changes {
         if leaving.is_empty() {
             return Ok(());
         }
+        // A voter without addresses would count in every majority, and never answer again.
+        let voting = &leaving & &self.voters()?;
+        if !voting.is_empty() {
+            return Err(ChangeError::Refused { why: format!("{voting:?} still vote") });
+        }
         // Without addresses it is known for one that leaves for good: one that is replaced keeps them to its end.
         let nowhere = leaving.iter().map(|id| (*id, Member::default())).collect();
-        self.change(ChangeMembers::SetNodes(nowhere), deadline).await?;
-        self.change(ChangeMembers::RemoveNodes(leaving), deadline).await.map(drop)
+        self.step(ChangeMembers::SetNodes(nowhere), making).await?;
+        self.step(ChangeMembers::RemoveNodes(leaving), making).await.map(drop)
     }
 
     /// Exactly these vote. By joint consensus, so that at each moment both majorities agree (thesis §4.3).
-    async fn set_voters(&self, voters: Ids, deadline: Instant) -> Result<(), ChangeError> {
+    async fn set_voters(&self, voters: Ids, making: &Making) -> Result<(), ChangeError> {
         let now = self.voters()?;
         if voters.is_empty() {
             return Err(ChangeError::NoVoterLeft);
@@ -311,14 +379,14 @@ impl Changes {
         }
         self.check_live(&voters).await?;
         for id in &voters - &now {
-            self.catch_up(id, deadline.min(Instant::now() + TURN_LIMIT)).await?;
+            self.catch_up(id, making.deadline.min(Instant::now() + TURN_LIMIT)).await?;
         }
         let staying = &voters & &now;
         if !voters.contains(&self.replica) && !staying.is_empty() {
             return self.hand_over(&staying).await;
         }
         let gone = !voters.contains(&self.replica);
-        self.change(ChangeMembers::ReplaceAllVoters(voters.clone()), deadline).await?;
+        self.step(ChangeMembers::ReplaceAllVoters(voters.clone()), making).await?;
         if gone { self.hand_over(&voters).await } else { Ok(()) }
     }
 
@@ -378,6 +446,14 @@ impl Changes {
             let _ = self.raft.wait(Some(HANDOVER_LIMIT)).metrics(other, "leadership is handed over").await;
         }
         Err(ChangeError::NotLeader)
+    }
+
+    async fn step(
+        &self,
+        change: ChangeMembers<ReplicaId, Member>,
+        making: &Making,
+    ) -> Result<ClientWriteResponse<TypeConfig>, ChangeError> {
+        making.note(self.change(change, making.deadline).await)
     }
 
     /// One change of the engine's. It goes on if the caller gives up: a joint membership is not left lightly.
@@ -453,75 +529,6 @@ fn is_close(metrics: &RaftMetrics<TypeConfig>, replica: ReplicaId, added: u64) -
     matched >= added && metrics.last_log_index.unwrap_or(0).saturating_sub(matched) <= CLOSE_ENTRIES
 }
 
-/// What replicas with empty folders ask for (see [`crate::admission`]).
-impl Changes {
-    /// Takes a replica out, whether it votes or not, and keeps it as a learner that has nothing. May be asked again.
-    pub(crate) async fn take_out(&self, id: ReplicaId) -> Result<ReadmitReply, Status> {
-        let _one = self.begin().await.map_err(refusal)?;
-        let known = self.membership().map_err(refusal)?.get_node(&id).cloned();
-        let member = match (self.standing(id), known) {
-            (Standing::Removed, _) => return Err(removed(id)),
-            (_, Some(member)) => member,
-            // An earlier try may have ended before it was a learner again.
-            (_, None) => self.roster.configured(id).ok_or_else(|| no_member(id))?,
-        };
-        tracing::info!(replica = id, "taking a replica out that lost its data");
-        let gone = || Ids::from([id]);
-        let deadline = Instant::now() + CHANGE_LIMIT;
-        let voters = ChangeMembers::RemoveVoters(gone());
-        self.engine_change(voters, false, deadline).await.map_err(refusal)?;
-        self.begin_anew(id, member).await
-    }
-
-    /// Begins a learner anew that has nothing. May be asked again.
-    pub(crate) async fn begin_learner(&self, id: ReplicaId) -> Result<ReadmitReply, Status> {
-        let _one = self.begin().await.map_err(refusal)?;
-        let known = self.membership().map_err(refusal)?.get_node(&id).cloned();
-        match (self.standing(id), known) {
-            (Standing::Removed, _) => Err(removed(id)),
-            (Standing::Voter, _) => Err(Status::already_exists(format!(
-                "replica {id} votes already, but this one's folder is empty: was it lost? Then start it with --replace"
-            ))),
-            (_, Some(member)) => self.begin_anew(id, member).await,
-            (_, None) => Err(no_member(id)),
-        }
-    }
-
-    /// Removing a member makes the engine forget how far it was. That a majority confirms it proves that this
-    /// replica leads.
-    async fn begin_anew(&self, id: ReplicaId, member: Member) -> Result<ReadmitReply, Status> {
-        let deadline = Instant::now() + CHANGE_LIMIT;
-        let gone = ChangeMembers::RemoveNodes(Ids::from([id]));
-        self.engine_change(gone, false, deadline).await.map_err(refusal)?;
-        let again = ChangeMembers::AddNodes(BTreeMap::from([(id, member)]));
-        let done = self.engine_change(again, true, deadline).await.map_err(refusal)?;
-        let leader = done.log_id.committed_leader_id();
-        Ok(ReadmitReply { term: leader.term, leader: leader.node_id })
-    }
-
-    /// Lets a replica that was taken out vote again, once it has caught up. May be asked again.
-    pub(crate) async fn take_in(&self, id: ReplicaId) -> Result<ReadmitReply, Status> {
-        self.check_leads().await.map_err(refusal)?;
-        match self.standing(id) {
-            Standing::Removed => return Err(removed(id)),
-            Standing::Stranger => return Err(no_member(id)),
-            Standing::Learner | Standing::Voter => {}
-        }
-        tracing::info!(replica = id, "letting a replica vote again once it has caught up");
-        self.catch_up(id, Instant::now() + CATCH_UP_LIMIT).await.map_err(refusal)?;
-        let _one = self.begin().await.map_err(refusal)?;
-        self.check_members(&Ids::from([id])).map_err(refusal)?;
-        let voters = ChangeMembers::AddVoterIds(Ids::from([id]));
-        let done = self.change(voters, Instant::now() + CHANGE_LIMIT).await.map_err(refusal)?;
-        let leader = done.log_id.committed_leader_id();
-        Ok(ReadmitReply { term: leader.term, leader: leader.node_id })
-    }
-}
-
-fn removed(id: ReplicaId) -> Status {
-    Status::permission_denied(format!("replica {id} was removed from the cell for good"))
-}
-
 fn no_member(id: ReplicaId) -> Status {
     Status::not_found(format!(
         "replica {id} is no member of the cell: add it with `bramah member add {id}=PEERS/CLIENTS`"
@@ -534,3 +541,6 @@ pub(crate) fn refusal(error: ChangeError) -> Status {
         error => Status::unavailable(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

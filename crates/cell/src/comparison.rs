@@ -4,7 +4,7 @@
 //! The entry is one a little ahead, so that all are asked before they apply it; in a cell that rests it is the last one.
 //! A replica that was past it already has no digest of it, and is compared the next time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +34,10 @@ const OWN_WAIT: Duration = Duration::from_secs(5);
 
 /// How long the others may take to get to the entry, and then as long again for the digest.
 const WAIT: Duration = Duration::from_secs(30);
+
+/// Digests of different versions of the state's encoding, or of what commands do, are not compared: while a cell is
+/// updated one replica after the other both are at work. It grows with each such change.
+const DIGEST_VERSION: u32 = 1;
 
 /// How long a replica may take to hear that it differs.
 const TELL_LIMIT: Duration = Duration::from_secs(5);
@@ -84,9 +88,19 @@ impl Comparison {
         Self { machine, disk, computing, told, accused: watch::Sender::default() }
     }
 
+    /// What another replica asks for, if it computes digests as this one does.
+    pub(crate) async fn digest_for(&self, request: &DigestRequest) -> io::Result<Option<u64>> {
+        match request.version == DIGEST_VERSION {
+            true => {
+                self.digest_at(request.index, Duration::from_millis(request.wait_ms.into()).min(WAIT)).await
+            }
+            false => Ok(None),
+        }
+    }
+
     /// The digest of the state right after the entry `index`; `None` if this replica is past it, or does not get
     /// there within `wait`, or computes another one.
-    pub(crate) async fn digest_at(&self, index: u64, wait: Duration) -> io::Result<Option<u64>> {
+    async fn digest_at(&self, index: u64, wait: Duration) -> io::Result<Option<u64>> {
         let Ok(Ok(state)) = timeout(wait, self.machine.state_at(index)).await else { return Ok(None) };
         let Ok(_one) = self.computing.try_lock() else { return Ok(None) };
         let digest = disk::run(&self.disk, move || Ok(state.digest())).await?;
@@ -177,7 +191,7 @@ async fn ask(cell: &Cell, id: ReplicaId, member: &Member, index: u64) -> Result<
     let network = cell.network();
     let mut client = network.client(&network.roster.peer_address(id, member))?;
     let wait_ms = WAIT.as_millis() as u32;
-    let request = DigestRequest { cell_id: network.cell_id, to: id, index, wait_ms };
+    let request = DigestRequest { cell_id: network.cell_id, to: id, index, wait_ms, version: DIGEST_VERSION };
     let answer = timeout(WAIT * 2, client.digest(request)).await;
     Ok(answer.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner().digest)
 }
@@ -186,7 +200,8 @@ async fn ask(cell: &Cell, id: ReplicaId, member: &Member, index: u64) -> Result<
 async fn judge(cell: &Cell, index: u64, digests: &BTreeMap<ReplicaId, u64>) -> bool {
     let members = members(cell);
     let is_whole = members.keys().all(|id| digests.contains_key(id));
-    match verdict(digests) {
+    let voters = cell.raft().metrics().borrow_watched().membership_config.membership().voter_ids().collect();
+    match verdict(digests, &voters) {
         Verdict::Same => {
             tracing::debug!(index, replicas = ?digests.keys(), "these replicas have the same state");
             is_whole
@@ -195,7 +210,7 @@ async fn judge(cell: &Cell, index: u64, digests: &BTreeMap<ReplicaId, u64>) -> b
             tracing::error!(
                 index,
                 ?digests,
-                "THE REPLICAS' STATES DIFFER, and no majority of those that answered agrees: none can be told to be \
+                "THE REPLICAS' STATES DIFFER, and no majority of the voters agrees: none can be told to be \
                  right, and all go on. Compare them with `bramah status --digest`, and restore the cell from what you trust"
             );
             false
@@ -247,18 +262,19 @@ enum Verdict {
     },
 }
 
-/// Who differs from a majority of those that answered.
-fn verdict(digests: &BTreeMap<ReplicaId, u64>) -> Verdict {
+/// Who differs from a majority of the voters. Learners convict nobody: they may all come from one wrong snapshot.
+fn verdict(digests: &BTreeMap<ReplicaId, u64>, voters: &BTreeSet<ReplicaId>) -> Verdict {
     let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
-    digests.values().for_each(|digest| *counts.entry(*digest).or_default() += 1);
-    match counts.into_iter().max_by_key(|(_, count)| *count) {
-        None => Verdict::Same,
-        Some((_, agree)) if agree == digests.len() => Verdict::Same,
-        Some((majority, agree)) if agree * 2 > digests.len() => {
-            let wrong = digests.iter().filter(|(_, digest)| **digest != majority).map(|(id, _)| *id);
-            Verdict::Differ { majority, agree, wrong: wrong.collect() }
+    for (id, digest) in digests {
+        *counts.entry(*digest).or_default() += usize::from(voters.contains(id));
+    }
+    match counts.iter().max_by_key(|(_, agree)| **agree) {
+        _ if counts.len() < 2 => Verdict::Same,
+        Some((majority, agree)) if agree * 2 > voters.len() => {
+            let wrong = digests.iter().filter(|(_, digest)| *digest != majority).map(|(id, _)| *id);
+            Verdict::Differ { majority: *majority, agree: *agree, wrong: wrong.collect() }
         }
-        Some(_) => Verdict::Unclear,
+        _ => Verdict::Unclear,
     }
 }
 
@@ -266,11 +282,30 @@ fn verdict(digests: &BTreeMap<ReplicaId, u64>) -> Verdict {
 mod tests {
     use super::*;
 
+    /// All answer, and vote.
     fn of(digests: &[u64]) -> Verdict {
-        verdict(&(1..).zip(digests.iter().copied()).collect())
+        among(digests, digests.len() as u64)
     }
 
-    /// Spec G-9: only a majority of those that answered shows who is wrong.
+    /// The first of the replicas 1 to `voters` and perhaps some learners answer.
+    fn among(digests: &[u64], voters: u64) -> Verdict {
+        verdict(&(1..).zip(digests.iter().copied()).collect(), &(1..=voters).collect())
+    }
+
+    /// Spec G-9: neither a few who answered nor learners show who is wrong.
+    #[test]
+    fn less_than_a_majority_of_voters_convicts_nobody() {
+        assert_eq!(among(&[7, 7, 8], 5), Verdict::Unclear);
+        assert_eq!(among(&[7, 7, 7, 8], 5), Verdict::Differ { majority: 7, agree: 3, wrong: vec![4] });
+        assert_eq!(among(&[7, 8, 8], 1), Verdict::Differ { majority: 7, agree: 1, wrong: vec![2, 3] });
+        assert_eq!(
+            among(&[7, 7, 9, 9, 9], 3),
+            Verdict::Differ { majority: 7, agree: 2, wrong: vec![3, 4, 5] }
+        );
+        assert_eq!(among(&[7, 8, 8, 8], 2), Verdict::Unclear);
+    }
+
+    /// Spec G-9: a majority shows who is wrong.
     #[test]
     fn a_majority_convicts() {
         assert_eq!(of(&[]), Verdict::Same);

@@ -13,6 +13,7 @@ const IDENTITY_NEW: &str = "identity.new";
 const LOCK: &str = "lock";
 /// Its being there says that the replica may have forgotten something and does not take part in all yet.
 const REPLACING: &str = "replacing";
+const MARKER_NEW: &str = "replacing.new";
 const LOG: &str = "log";
 const SNAPSHOTS: &str = "snapshots";
 const FORMAT: u32 = 1;
@@ -405,7 +406,7 @@ fn lock(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn Lock>, FolderError> {
 /// A folder without an identity must be empty but for what an interrupted first start leaves.
 fn refuse_strangers(disk: &dyn Disk, path: &Path) -> Result<(), FolderError> {
     let names = disk.list(path).map_err(io_error("list", path))?;
-    let expected = [LOCK, IDENTITY_NEW, REPLACING, "lost+found"];
+    let expected = [LOCK, IDENTITY_NEW, MARKER_NEW, REPLACING, "lost+found"];
     match names.into_iter().find(|name| !expected.contains(&name.as_str())) {
         Some(name) => Err(FolderError::Unknown { path: path.to_owned(), name }),
         None => Ok(()),
@@ -435,25 +436,28 @@ fn read_marker(disk: &dyn Disk, folder: &Path) -> Result<Option<Entrance>, Folde
 
 fn write_marker(disk: &dyn Disk, folder: &Path, entrance: Entrance) -> Result<(), FolderError> {
     let path = folder.join(REPLACING);
-    let write = || -> io::Result<()> {
-        let file = disk.open(&path, Access::Create)?;
-        file.write_all_at(entrance.text().as_bytes(), 0)?;
-        file.sync_data()?;
-        disk.sync_directory(folder)
-    };
-    write().map_err(io_error("write", &path))
+    replace_file(disk, folder, (MARKER_NEW, REPLACING), entrance.text()).map_err(io_error("write", &path))
+}
+
+/// Writes a small file so that it is there whole or not at all.
+fn replace_file(
+    disk: &dyn Disk,
+    folder: &Path,
+    (temporary, name): (&str, &str),
+    text: &str,
+) -> io::Result<()> {
+    let temporary = folder.join(temporary);
+    let file = disk.open(&temporary, Access::Create)?;
+    file.write_all_at(text.as_bytes(), 0)?;
+    file.sync_data()?;
+    disk.rename(&temporary, &folder.join(name))?;
+    disk.sync_directory(folder)
 }
 
 fn write_identity(disk: &dyn Disk, folder: &Path, owner: &Owner, stage: Stage) -> Result<(), FolderError> {
-    let (path, temporary) = (folder.join(IDENTITY), folder.join(IDENTITY_NEW));
-    let write = || -> io::Result<()> {
-        let file = disk.open(&temporary, Access::Create)?;
-        file.write_all_at(encode(owner, stage).as_bytes(), 0)?;
-        file.sync_data()?;
-        disk.rename(&temporary, &path)?;
-        disk.sync_directory(folder)
-    };
-    write().map_err(io_error("write", &path))
+    let path = folder.join(IDENTITY);
+    let text = encode(owner, stage);
+    replace_file(disk, folder, (IDENTITY_NEW, IDENTITY), &text).map_err(io_error("write", &path))
 }
 
 /// Text, so that people can read it; its last line is the checksum of the others.

@@ -158,6 +158,11 @@ pub enum StartError {
         /// The number.
         replica: u64,
     },
+    /// The replica was to found a cell with other members than the settings name now.
+    #[error(
+        "the data folder {0} was begun for a new cell with another list of members, and the cell has not begun yet; start the replica with that list, or, to begin anew with this one, move the folder away"
+    )]
+    OtherFounders(String),
     /// The folder is empty and nothing says that the cell is new.
     #[error(
         "the data folder {0} holds no cell yet; start every member of a new cell with --bootstrap and the same list of members; a new replica of a cell that lives joins it with --join; one that lost its folder is repaired from the others with --replace"

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bramah_wire::v1::IntroduceRequest;
 use bramah_wire::v1::introduce_reply::Standing;
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::cell::World;
@@ -45,9 +46,26 @@ pub(crate) async fn identify(
     if !config.bootstrap {
         return Err(StartError::NotBootstrapped(config.data.display().to_string()));
     }
-    // Alone it is the cell: there is nobody to ask.
-    let founding = (config.members.len() > 1).then_some(Entrance::Founding);
-    Ok((owner(config.cell_id()), founding))
+    // If the cell lives, its number may be another one than that of the present list of members.
+    match living(config, world).await? {
+        Some(cell_id) => Ok((owner(cell_id), Some(Entrance::Replacing))),
+        None => Ok((owner(config.cell_id()), Some(Entrance::Founding))),
+    }
+}
+
+/// The number of the cell if another member says that it has lived already. Those that don't answer now are asked again
+/// before the cell is founded.
+async fn living(config: &CellConfig, world: &World) -> Result<Option<u64>, StartError> {
+    let others = config.members.iter().filter(|(id, _)| *id != config.replica);
+    let answers = join_all(others.map(|(_, member)| ask(config, world, &member.peer_address))).await;
+    let Some(reply) = answers.into_iter().flatten().find(|reply| !reply.new && !reply.knows_nothing) else {
+        return Ok(None);
+    };
+    if reply.standing() == Standing::Removed {
+        return Err(StartError::RemovedReplica { replica: config.replica });
+    }
+    tracing::warn!("the cell lives already: this replica is taken in like one that lost its data");
+    Ok(Some(reply.cell_id))
 }
 
 fn nobody(config: &CellConfig) -> StartError {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::admission::is_removed;
@@ -20,6 +21,8 @@ const LONELY: Duration = Duration::from_secs(1);
 pub(crate) async fn keep(cell: Cell) {
     let mut metrics = cell.raft().server_metrics();
     let mut lonely_since = None;
+    // Apart: it may take long, and who the members are must be known meanwhile.
+    let mut finishing = JoinSet::new();
     loop {
         {
             let metrics = metrics.borrow_watched();
@@ -32,8 +35,9 @@ pub(crate) async fn keep(cell: Cell) {
         let leadership = cell.leadership().borrow().clone();
         if leadership.leader.is_some() {
             lonely_since = None;
-            if leadership.here {
-                finish_leftovers(&cell).await;
+            while finishing.try_join_next().is_some() {}
+            if leadership.here && finishing.is_empty() && cell.changes().has_leftovers() {
+                finishing.spawn(finish_leftovers(cell.clone()));
             }
             continue;
         }
@@ -48,7 +52,7 @@ pub(crate) async fn keep(cell: Cell) {
     }
 }
 
-async fn finish_leftovers(cell: &Cell) {
+async fn finish_leftovers(cell: Cell) {
     match cell.changes().finish_leftovers().await {
         Ok(()) | Err(ChangeError::UnderWay | ChangeError::NotLeader) => {}
         Err(error) => tracing::warn!(%error, "a change of the members is left half-done for now"),

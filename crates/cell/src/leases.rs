@@ -96,7 +96,7 @@ impl Leases {
                 // The proposal was lost: propose again.
                 Lease::Ending { proposed, .. } => *proposed + TICK * 4 <= now,
             };
-            if over && overdue.len() < EXPIRIES_A_TICK {
+            if over && overdue.len() < EXPIRIES_A_TICK && !planted::is(Bug::SessionNeverEnds) {
                 if lease.end(now) {
                     tracing::info!(session = id.0, term, "a session's lease ran out");
                 }

@@ -1,6 +1,6 @@
 //! The state machine as openraft drives it: applies entries, freezes views, writes and installs snapshots.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::comparison::Freezer;
-use crate::consensus::{ReplicaId, TypeConfig};
+use crate::consensus::{Member, ReplicaId, TypeConfig};
 use crate::disk::{self, Disk};
 use crate::snapshot_store::{SnapshotFile, SnapshotStore};
 
@@ -33,18 +33,23 @@ pub(crate) struct AppliedState {
     pub(crate) last: Option<LogIdOf<TypeConfig>>,
     pub(crate) membership: StoredMembershipOf<TypeConfig>,
     /// Members that have left for good.
-    pub(crate) removed: Arc<BTreeSet<ReplicaId>>,
+    pub(crate) removed: Arc<Removed>,
+    /// Members that were taken out with their addresses: a leader was about to begin them anew.
+    pub(crate) away: Arc<Away>,
 }
 
 impl AppliedState {
     fn set_membership(&mut self, membership: StoredMembershipOf<TypeConfig>) {
         let stays = |id: &ReplicaId| membership.membership().get_node(id).is_some();
-        let before = self.membership.membership().nodes();
-        let gone = before.filter(|(id, member)| member.is_leaving() && !stays(id)).map(|(id, _)| *id);
-        let gone: Vec<_> = gone.collect();
-        if !gone.is_empty() {
-            Arc::make_mut(&mut self.removed).extend(gone);
+        let mut away = (*self.away).clone();
+        for (id, member) in self.membership.membership().nodes().filter(|(id, _)| !stays(id)) {
+            match member.is_leaving() {
+                true => drop(Arc::make_mut(&mut self.removed).insert(*id)),
+                false => drop(away.insert(*id, member.clone())),
+            }
         }
+        away.retain(|id, _| !stays(id));
+        self.away = Arc::new(away);
         self.membership = membership;
     }
 }
@@ -52,35 +57,73 @@ impl AppliedState {
 /// Begins what stands behind the state in a snapshot's body once a member was removed: their count and numbers.
 const REMOVED_MAGIC: &[u8; 8] = b"bramgone";
 
+/// Begins what stands behind that while members are being begun anew: a length, and their numbers and addresses.
+const AWAY_MAGIC: &[u8; 8] = b"bramaway";
+
 /// A damaged count must not make us ask for more memory than this.
 const MAX_REMOVED: u32 = 1 << 20;
 
-fn write_removed(removed: &BTreeSet<ReplicaId>, body: &mut impl Write) -> io::Result<()> {
-    if removed.is_empty() {
-        return Ok(());
+/// Nor a damaged length.
+const MAX_AWAY_BYTES: u32 = 1 << 16;
+
+type Removed = BTreeSet<ReplicaId>;
+type Away = BTreeMap<ReplicaId, Member>;
+
+fn write_gone(removed: &Removed, away: &Away, body: &mut impl Write) -> io::Result<()> {
+    if !removed.is_empty() {
+        body.write_all(REMOVED_MAGIC)?;
+        body.write_all(&(removed.len() as u32).to_le_bytes())?;
+        removed.iter().try_for_each(|id| body.write_all(&id.to_le_bytes()))?;
     }
-    body.write_all(REMOVED_MAGIC)?;
-    body.write_all(&(removed.len() as u32).to_le_bytes())?;
-    removed.iter().try_for_each(|id| body.write_all(&id.to_le_bytes()))
+    if !away.is_empty() {
+        let away = postcard::to_stdvec(away).map_err(io::Error::other)?;
+        body.write_all(AWAY_MAGIC)?;
+        body.write_all(&(away.len() as u32).to_le_bytes())?;
+        body.write_all(&away)?;
+    }
+    Ok(())
 }
 
-fn read_removed(body: &mut impl Read) -> io::Result<BTreeSet<ReplicaId>> {
-    let wrong = || io::Error::new(io::ErrorKind::InvalidData, "what follows the state can't be read");
-    let (mut magic, mut count, mut id) = ([0; 8], [0; 4], [0; 8]);
-    if body.read(&mut magic[..1])? == 0 {
-        return Ok(BTreeSet::new());
+/// Reads to the end: also the only way to learn that the file's end is as it should be.
+fn read_gone(body: &mut impl Read) -> io::Result<(Removed, Away)> {
+    let (mut removed, mut away, mut magic) = (Removed::new(), Away::new(), [0; 8]);
+    while body.read(&mut magic[..1])? != 0 {
+        body.read_exact(&mut magic[1..])?;
+        match &magic {
+            REMOVED_MAGIC if removed.is_empty() && away.is_empty() => removed = read_removed(body)?,
+            AWAY_MAGIC if away.is_empty() => away = read_away(body)?,
+            _ => return Err(unreadable()),
+        }
     }
-    body.read_exact(&mut magic[1..])?;
-    body.read_exact(&mut count)?;
-    let count =
-        Some(u32::from_le_bytes(count)).filter(|count| magic == *REMOVED_MAGIC && *count <= MAX_REMOVED);
-    let mut removed = BTreeSet::new();
-    for _ in 0..count.ok_or_else(wrong)? {
+    Ok((removed, away))
+}
+
+fn read_removed(body: &mut impl Read) -> io::Result<Removed> {
+    let (mut removed, mut id) = (Removed::new(), [0; 8]);
+    for _ in 0..read_u32(body, MAX_REMOVED)? {
         body.read_exact(&mut id)?;
         removed.insert(ReplicaId::from_le_bytes(id));
     }
-    // Also the only way to learn that the file's end is as it should be.
-    if body.read(&mut magic)? == 0 { Ok(removed) } else { Err(wrong()) }
+    Ok(removed)
+}
+
+fn read_away(body: &mut impl Read) -> io::Result<Away> {
+    let mut bytes = vec![0; read_u32(body, MAX_AWAY_BYTES)? as usize];
+    body.read_exact(&mut bytes)?;
+    match postcard::take_from_bytes(&bytes) {
+        Ok((away, [])) => Ok(away),
+        _ => Err(unreadable()),
+    }
+}
+
+fn read_u32(body: &mut impl Read, most: u32) -> io::Result<u32> {
+    let mut number = [0; 4];
+    body.read_exact(&mut number)?;
+    Some(u32::from_le_bytes(number)).filter(|number| *number <= most).ok_or_else(unreadable)
+}
+
+fn unreadable() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "what follows the state can't be read")
 }
 
 /// What readers share with the task that applies entries.
@@ -178,6 +221,7 @@ impl MachineStore {
                 last: None,
                 membership: StoredMembershipOf::<TypeConfig>::default(),
                 removed: Arc::default(),
+                away: Arc::default(),
             },
         };
         let machine = Machine::new(applied);
@@ -228,7 +272,8 @@ impl MachineStore {
             }),
         };
         // After the state shows the change (spec E-2).
-        if !events.is_empty() && self.machine.events.receiver_count() > 0 {
+        let dropped = planted::is(Bug::EventDropped) && log_id.index.is_multiple_of(61);
+        if !events.is_empty() && !dropped && self.machine.events.receiver_count() > 0 {
             let _ = self.machine.events.send(events.into());
         }
         if let Some(responder) = responder {
@@ -341,7 +386,7 @@ impl SnapshotWriter {
         let fill = move || {
             snapshots.write(meta, |mut body| {
                 view.state.write_snapshot(&mut body)?;
-                write_removed(&view.removed, &mut body)
+                write_gone(&view.removed, &view.away, &mut body)
             })
         };
         disk::run(&self.disk, fill).await
@@ -355,27 +400,37 @@ fn load(file: &SnapshotFile) -> io::Result<AppliedState> {
     };
     let mut body = file.body()?;
     let state = State::read_snapshot(&mut body).map_err(|error| damaged(&error))?;
-    let removed = Arc::new(read_removed(&mut body).map_err(|error| damaged(&error))?);
+    let (removed, away) = read_gone(&mut body).map_err(|error| damaged(&error))?;
+    let (removed, away) = (Arc::new(removed), Arc::new(away));
     let membership = file.meta().last_membership.clone();
-    Ok(AppliedState { state, last: file.meta().last_log_id, membership, removed })
+    Ok(AppliedState { state, last: file.meta().last_log_id, membership, removed, away })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Spec G-7: a snapshot remembers who was removed; one of a cell that has removed nobody looks as it always did.
+    /// Spec G-7: a snapshot remembers who was removed and who is away; one of a cell without such looks as it always
+    /// did.
     #[test]
-    fn removed_members_stand_behind_the_state() {
+    fn members_that_are_gone_stand_behind_the_state() {
         let mut bytes = Vec::new();
-        write_removed(&BTreeSet::new(), &mut bytes).expect("a Vec takes all");
+        write_gone(&Removed::new(), &Away::new(), &mut bytes).expect("a Vec takes all");
         assert!(bytes.is_empty());
-        assert_eq!(read_removed(&mut &*bytes).expect("nothing follows"), BTreeSet::new());
-        let removed = BTreeSet::from([2, 9]);
-        write_removed(&removed, &mut bytes).expect("a Vec takes all");
-        assert_eq!(read_removed(&mut &*bytes).expect("it is whole"), removed);
-        assert!(read_removed(&mut &bytes[..bytes.len() - 1]).is_err());
-        bytes[0] ^= 1;
-        assert!(read_removed(&mut &*bytes).is_err());
+        let member = Member { peer_address: "a:1".to_owned(), client_address: "b:1".to_owned() };
+        for (removed, away) in [
+            (Removed::new(), Away::new()),
+            (Removed::from([2, 9]), Away::new()),
+            (Removed::new(), Away::from([(4, member.clone())])),
+            (Removed::from([2, 9]), Away::from([(4, member)])),
+        ] {
+            let mut bytes = Vec::new();
+            write_gone(&removed, &away, &mut bytes).expect("a Vec takes all");
+            assert_eq!(read_gone(&mut &*bytes).expect("it is whole"), (removed, away));
+            let Some(last) = bytes.len().checked_sub(1) else { continue };
+            assert!(read_gone(&mut &bytes[..last]).is_err());
+            bytes[0] ^= 1;
+            assert!(read_gone(&mut &*bytes).is_err());
+        }
     }
 }

@@ -2,13 +2,16 @@
 //! does it. Each change can be asked for again: what is done already stays done.
 
 use std::collections::BTreeSet;
+use std::error::Error as _;
 use std::time::Duration;
 
 use bramah_wire::v1::{ChangeReply, ChangeRequest};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout_at};
+use tonic::Status;
 
 use crate::cell::Cell;
+use crate::changes::TURN_LIMIT;
 use crate::consensus::{Member, ReplicaId};
 
 /// The most members that vote: more make every write wait for more disks.
@@ -19,6 +22,9 @@ pub const MAX_MEMBERS: usize = 9;
 
 /// The pause before the leader is looked for again.
 const PAUSE: Duration = Duration::from_millis(25);
+
+/// A replica that knows no leader for so long gives a change back: another replica may know one.
+const LEADERLESS: Duration = Duration::from_secs(2);
 
 /// A change of the members.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,11 +51,11 @@ pub enum Change {
         /// Their numbers.
         ids: BTreeSet<ReplicaId>,
     },
-    /// One member's vote goes to another one in one step; then the old one leaves.
+    /// One member's part goes to another one, its vote in one step if it has one; then the old one leaves.
     Replace {
         /// The one that leaves.
         old: ReplicaId,
-        /// The one that votes instead.
+        /// The one that comes instead.
         new: ReplicaId,
         /// Where the new one is, if it is to be added first.
         member: Option<Member>,
@@ -172,55 +178,94 @@ pub enum ChangeError {
     /// This replica is stopping or has failed.
     #[error("this replica is stopping; use another one")]
     Stopping,
+    /// A replica was to take its own place.
+    #[error(
+        "replica {id} can't replace itself; if it has lost its data folder, start it with --replace, otherwise choose a new number"
+    )]
+    SameReplica {
+        /// The replica.
+        id: ReplicaId,
+    },
+    /// A part of the change was made, or may have been, before something was in the way.
+    #[error("the change may have been made in part; ask for the same change again to finish it. Then: {why}")]
+    // Inside another one it would let a message nest for ever: it travels beside the error.
+    #[serde(skip)]
+    InPart {
+        /// What was in the way.
+        why: Box<ChangeError>,
+    },
 }
 
 impl ChangeError {
     /// False: certainly nothing was changed by this try.
     pub fn may_have_been_done(&self) -> bool {
-        matches!(self, ChangeError::Deadline { .. })
+        matches!(self, ChangeError::Deadline { .. } | ChangeError::InPart { .. })
     }
 
-    /// Nothing is wrong with the change: it is worth asking whoever leads next.
-    fn is_passing(&self) -> bool {
-        matches!(self, ChangeError::NotLeader | ChangeError::Stopping)
+    /// The same, after something was changed or may have been.
+    pub(crate) fn in_part(self) -> Self {
+        match self.may_have_been_done() {
+            true => self,
+            false => ChangeError::InPart { why: Box::new(self) },
+        }
+    }
+
+    /// What was in the way, whatever came before it.
+    pub fn cause(&self) -> &ChangeError {
+        match self {
+            ChangeError::InPart { why } => why,
+            error => error,
+        }
+    }
+
+    /// Nothing is wrong with the change: it is worth asking whoever leads next, or again when it is its turn.
+    fn is_passing(&self, deadline: Instant) -> bool {
+        match self.cause() {
+            ChangeError::NotLeader | ChangeError::Stopping => true,
+            // With less time left it would end without having had its turn, and not say so.
+            ChangeError::UnderWay => Instant::now() + TURN_LIMIT * 2 < deadline,
+            _ => false,
+        }
     }
 }
 
 impl Cell {
-    /// Has the leader, wherever it is, change the members. Returns when a majority has confirmed the change.
+    /// Has the leader, wherever it is, change the members. Returns when a majority has confirmed the change; before the
+    /// deadline if this replica has known no leader for 2 s.
     ///
     /// # Errors
     /// See [`ChangeError`]; [`ChangeError::may_have_been_done`] says whether something certainly was not done. The
     /// same change may be asked for again in any case.
     pub async fn change_members(&self, change: Change, deadline: Instant) -> Result<(), ChangeError> {
         let asked = Instant::now();
-        let mut tried = false;
-        while Instant::now() < deadline {
-            let leadership = self.leadership().borrow().clone();
-            let ended = match leadership.leader {
-                _ if self.is_stopping() => return Err(ChangeError::Stopping),
-                Some(_) if leadership.here => {
-                    tried = true;
-                    timeout_at(deadline, self.changes().make(&change, deadline)).await.ok()
+        let (mut begun, mut leader_known) = (false, asked);
+        while Instant::now() < deadline && leader_known.elapsed() < LEADERLESS {
+            if self.leadership().borrow().leader.is_some() {
+                leader_known = Instant::now();
+            }
+            match timeout_at(deadline, self.try_change(&change, deadline)).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) if error.is_passing(deadline) && !self.is_stopping() => {
+                    begun |= error.may_have_been_done();
                 }
-                Some((id, member)) => {
-                    tried = true;
-                    timeout_at(deadline, self.ask_leader(id, &member, &change, deadline)).await.ok()
-                }
-                None => Some(Err(ChangeError::NotLeader)),
-            };
-            match ended {
-                Some(Err(error)) if error.is_passing() => {}
-                Some(ended) => return ended,
-                None => break,
+                Ok(Err(error)) => return Err(if begun { error.in_part() } else { error }),
+                Err(_) => return Err(ChangeError::Deadline { waited: asked.elapsed() }),
             }
             sleep(PAUSE).await;
         }
-        let waited = asked.elapsed();
-        Err(match tried {
-            true => ChangeError::Deadline { waited },
-            false => ChangeError::NoLeader { waited, members: self.network().roster.describe() },
-        })
+        let none =
+            ChangeError::NoLeader { waited: asked.elapsed(), members: self.network().roster.describe() };
+        Err(if begun { none.in_part() } else { none })
+    }
+
+    async fn try_change(&self, change: &Change, deadline: Instant) -> Result<(), ChangeError> {
+        let leadership = self.leadership().borrow().clone();
+        match leadership.leader {
+            _ if self.is_stopping() => Err(ChangeError::Stopping),
+            Some(_) if leadership.here => self.changes().make(change, deadline).await,
+            Some((id, member)) => self.ask_leader(id, &member, change, deadline).await,
+            None => Err(ChangeError::NotLeader),
+        }
     }
 
     async fn ask_leader(
@@ -241,16 +286,32 @@ impl Cell {
         let address = network.roster.peer_address(id, member);
         let mut client = network.client(&address).map_err(|status| refused(&status))?;
         match client.change(request).await.map(tonic::Response::into_inner) {
-            Ok(ChangeReply { failure }) if failure.is_empty() => Ok(()),
-            Ok(ChangeReply { failure }) => {
-                Err(postcard::from_bytes(&failure).unwrap_or_else(|error| refused(&error)))
+            Ok(ChangeReply { failure, .. }) if failure.is_empty() => Ok(()),
+            Ok(ChangeReply { failure, in_part }) => {
+                let error = postcard::from_bytes(&failure).unwrap_or_else(|error| refused(&error));
+                Err(if in_part { error.in_part() } else { error })
             }
             // The leader is lost: the same change may be asked of the next one.
             Err(status) => {
                 network.roster.failed(id, &address);
                 tracing::debug!(leader = id, %status, "the leader did not answer a change of members");
-                Err(ChangeError::NotLeader)
+                Err(match was_sent(&status) {
+                    true => ChangeError::NotLeader.in_part(),
+                    false => ChangeError::NotLeader,
+                })
             }
         }
     }
+}
+
+/// False: there was no connection to send it on.
+fn was_sent(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return false;
+        }
+        cause = error.source();
+    }
+    true
 }

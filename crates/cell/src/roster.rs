@@ -6,8 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::consensus::{Member, ReplicaId};
 
@@ -26,7 +28,13 @@ struct Table {
     seeds: Vec<String>,
     /// Those to be tried where the settings say.
     elsewhere: BTreeSet<ReplicaId>,
+    /// Since when members don't answer where they are tried.
+    silent_since: BTreeMap<ReplicaId, Instant>,
 }
+
+/// A member that has not answered for so long is tried at its other address: one late answer says nothing, and a
+/// connection takes its time to come about.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Roster {
     /// What the settings say: members, and addresses of some of the cell's replicas.
@@ -43,6 +51,7 @@ impl Roster {
         if table.agreed != agreed {
             table.agreed = agreed;
             table.elsewhere.clear();
+            table.silent_since.clear();
         }
     }
 
@@ -57,9 +66,19 @@ impl Roster {
         member.peer_address.clone()
     }
 
-    /// It does not answer at this address: the next try goes to the other one, if there is one.
+    /// It has answered.
+    pub(crate) fn answered(&self, id: ReplicaId) {
+        self.0.lock().silent_since.remove(&id);
+    }
+
+    /// It does not answer at this address: after a while it is tried at the other one, if there is one.
     pub(crate) fn failed(&self, id: ReplicaId, address: &str) {
         let mut table = self.0.lock();
+        let now = Instant::now();
+        if now - *table.silent_since.entry(id).or_insert(now) < PATIENCE {
+            return;
+        }
+        table.silent_since.remove(&id);
         let agreed = table.agreed.get(&id).is_some_and(|member| member.peer_address == address);
         let differs = table.configured.get(&id).is_some_and(|member| member.peer_address != address);
         match agreed && differs {
@@ -119,17 +138,27 @@ mod tests {
     }
 
     /// Spec G-7: a member that does not answer where the cell says it is, is looked for where the settings say.
-    #[test]
-    fn both_addresses_are_tried_in_turns() {
+    #[tokio::test(start_paused = true)]
+    async fn both_addresses_are_tried_in_turns() {
         let roster = Roster::new(&[(1, member(1)), (2, member(20))], &["c:3".to_owned()]);
         assert_eq!(roster.peer_address(2, &member(9)), "a:9", "nothing is agreed on");
         roster.agree([(1, member(1)), (2, member(2))].iter().map(|(id, member)| (id, member)));
         assert_eq!(roster.peer_address(2, &member(9)), "a:2");
-        roster.failed(2, "a:2");
+        let silent = async |id, address: &str| {
+            roster.failed(id, address);
+            tokio::time::sleep(PATIENCE).await;
+            roster.failed(id, address);
+        };
+        silent(2, "a:2").await;
         assert_eq!(roster.peer_address(2, &member(9)), "a:20");
-        roster.failed(2, "a:20");
+        silent(2, "a:20").await;
         assert_eq!(roster.peer_address(2, &member(9)), "a:2");
-        roster.failed(1, "a:1");
+        roster.failed(2, "a:2");
+        tokio::time::sleep(PATIENCE).await;
+        roster.answered(2);
+        roster.failed(2, "a:2");
+        assert_eq!(roster.peer_address(2, &member(9)), "a:2", "it was late once and answered since");
+        silent(1, "a:1").await;
         assert_eq!(roster.peer_address(1, &member(9)), "a:1", "there is no other address");
         assert_eq!(roster.others(1), ["a:2", "a:20", "c:3"].map(str::to_owned).into());
         assert_eq!(roster.describe(), "1 (a:1), 2 (a:2)");

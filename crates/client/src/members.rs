@@ -40,11 +40,11 @@ pub enum MemberChange {
     Demote(Vec<u64>),
     /// These members leave for good.
     Remove(Vec<u64>),
-    /// One member's vote goes to another one; then the old one leaves.
+    /// One member's part goes to another one, with its vote if it has one; then the old one leaves.
     Replace {
         /// The one that leaves.
         old: u64,
-        /// The one that votes instead.
+        /// The one that comes instead.
         new: u64,
         /// Where the new one is, if it is to be added first: for peers, for clients.
         addresses: Option<(String, String)>,

@@ -36,10 +36,14 @@ pub enum Bug {
     AnswerBeforeCommit,
     /// A replica that lost its data votes as if it had never voted.
     AmnesiacVoter,
+    /// Now and then nobody is told of a change, at any replica.
+    EventDropped,
+    /// Leases run out, and no session ends.
+    SessionNeverEnds,
 }
 
 /// All of them, with the names they go by on the command line.
-pub const ALL: [(Bug, &str); 15] = [
+pub const ALL: [(Bug, &str); 17] = [
     (Bug::AcknowledgeBeforeSync, "acknowledge-before-sync"),
     (Bug::ForgottenVote, "forgotten-vote"),
     (Bug::LeaderRestore, "leader-restore"),
@@ -55,6 +59,8 @@ pub const ALL: [(Bug, &str); 15] = [
     (Bug::GenerationIgnored, "generation-ignored"),
     (Bug::AnswerBeforeCommit, "answer-before-commit"),
     (Bug::AmnesiacVoter, "amnesiac-voter"),
+    (Bug::EventDropped, "event-dropped"),
+    (Bug::SessionNeverEnds, "session-never-ends"),
 ];
 
 #[cfg(feature = "planted")]

@@ -31,6 +31,12 @@ const FIXED_SEEDS: u64 = 64;
 const TWICE: [u64; 4] = [3, 5, 8, 13];
 /// A planted bug must be found within this many seeds.
 const SEEDS_FOR_A_BUG: u64 = 20;
+/// The simulator knows at least so many planted bugs and faults: a list that came out short is none.
+const FEWEST_BUGS: usize = 12;
+/// See [`FEWEST_BUGS`].
+const FEWEST_FAULTS: usize = 22;
+/// Of so many keys at most one may remain undecided.
+const KEYS_PER_UNDECIDED: u64 = 1_000;
 
 /// What is to be run.
 struct Plan {
@@ -98,7 +104,9 @@ pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
     if json {
         println!("{}", total.json());
     }
-    Ok(if total.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let blind = total.too_undecided();
+    blind.iter().for_each(|what| println!("{what}"));
+    Ok(if total.failed.is_empty() && blind.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The part that `cargo xtask test` runs: seeds that once failed, fixed seeds, fresh seeds, then every planted bug.
@@ -115,8 +123,9 @@ pub(crate) fn fixed_share(root: &Path) -> Result<(u64, Vec<String>)> {
     println!("{}", total.summary());
     let mut failures: Vec<String> =
         total.failed.iter().map(|seed| format!("cargo xtask storm --seed {seed}")).collect();
-    let mut checks = total.seeds;
-    let faults = names(&program, "--list-faults")?;
+    let mut checks = total.seeds + 1;
+    failures.extend(total.too_undecided());
+    let faults = names(&program, "--list-faults", FEWEST_FAULTS)?;
     checks += faults.len() as u64;
     let idle = faults.iter().filter(|fault| !total.faults.contains_key(*fault));
     failures.extend(idle.map(|fault| format!("fault {fault:?} had no effect in {} seeds", total.seeds)));
@@ -127,7 +136,7 @@ pub(crate) fn fixed_share(root: &Path) -> Result<(u64, Vec<String>)> {
         }
     }
     let missed = planted_bugs(&program, jobs)?;
-    checks += names(&program, "--list-bugs")?.len() as u64;
+    checks += names(&program, "--list-bugs", FEWEST_BUGS)?.len() as u64;
     failures.extend(missed.iter().map(|bug| format!("planted bug {bug} was not found")));
     Ok((checks - failures.len() as u64, failures))
 }
@@ -179,6 +188,10 @@ struct Total {
     events: u64,
     faults: BTreeMap<String, u64>,
     failed: Vec<u64>,
+    /// What the simulator said where it gave no report: that finds nothing, it is broken itself.
+    broken: Vec<String>,
+    /// Seeds with keys of which the checker could not say whether they are linearizable.
+    undecided_seeds: Vec<u64>,
 }
 
 impl Total {
@@ -204,9 +217,23 @@ impl Total {
             "events_checked": self.events,
             "keys_checked": self.keys,
             "undecided": self.undecided,
+            "undecided_seeds": self.undecided_seeds,
             "anomalies": self.anomalies,
             "failed_seeds": self.failed,
             "faults": self.faults,
+        })
+    }
+
+    /// Says so if too much was left undecided to call it clean.
+    fn too_undecided(&self) -> Option<String> {
+        (self.undecided * KEYS_PER_UNDECIDED > self.keys).then(|| {
+            let seeds: Vec<String> = self.undecided_seeds.iter().take(5).map(u64::to_string).collect();
+            format!(
+                "{} of {} keys are undecided, more than one of {KEYS_PER_UNDECIDED}: cargo xtask storm --seed {}",
+                self.undecided,
+                self.keys,
+                seeds.join(", ")
+            )
         })
     }
 
@@ -281,14 +308,28 @@ fn one(program: &Path, seed: u64, arguments: &[String]) -> std::result::Result<V
     command.args(["--json", "--seed", &seed.to_string()]).args(arguments);
     let log = std::env::temp_dir().join(format!("bramah-storm-{}-{seed}.log", std::process::id()));
     let said = Process::start(command, &log, Output::Log).and_then(|process| {
-        let _ = process.wait(SEED_LIMIT)?;
-        Ok(fs::read_to_string(&log)?)
+        let succeeded = process.wait(SEED_LIMIT)?;
+        Ok((succeeded, fs::read_to_string(&log)?))
     });
     let _ = fs::remove_file(&log);
-    let said = said.map_err(|error| format!("{error:#}"))?;
-    let last = said.trim_end().rsplit('\n').next().unwrap_or_default();
-    serde_json::from_str::<Value>(last)
-        .map_err(|_| format!("it ended without a report:\n{}", said.trim_end()))
+    let (succeeded, said) = said.map_err(|error| format!("{error:#}"))?;
+    report(succeeded, said.trim_end())
+}
+
+/// The report in the last line of what the simulator said, if there is one that goes with how it ended.
+fn report(succeeded: bool, said: &str) -> std::result::Result<Value, String> {
+    let last = said.rsplit('\n').next().unwrap_or_default();
+    let report = serde_json::from_str::<Value>(last);
+    let report = report.map_err(|_| format!("it ended without a report:\n{said}"))?;
+    match report["anomalies"].as_array() {
+        Some(anomalies) if anomalies.is_empty() == succeeded => Ok(report),
+        Some(anomalies) => Err(format!(
+            "it {}, though its report has {} anomalies:\n{said}",
+            if succeeded { "succeeded" } else { "failed" },
+            anomalies.len()
+        )),
+        None => Err(format!("its report says nothing of anomalies:\n{said}")),
+    }
 }
 
 /// Adds what came of a seed; true if it failed, which is told at once.
@@ -313,6 +354,11 @@ fn note(
         total.anomalies += anomalies.len() as u64;
         if !anomalies.is_empty() {
             total.failed.push(seed);
+        }
+        match &came {
+            Ok(report) if report["undecided"].as_u64() != Some(0) => total.undecided_seeds.push(seed),
+            Ok(_) => {}
+            Err(said) => total.broken.push(format!("seed {seed}: {said}")),
         }
     }
     if anomalies.is_empty() || plan.stop_at_first {
@@ -360,21 +406,34 @@ fn replay(root: &Path, program: &Path, seed: u64, arguments: &[String]) -> Resul
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What the simulator lists: names, each up to the first tab.
-fn names(program: &Path, list: &str) -> Result<Vec<String>> {
+/// What the simulator lists: names, each up to the first tab, so many at least.
+fn names(program: &Path, list: &str, fewest: usize) -> Result<Vec<String>> {
     let listed = Command::new(program).arg(list).output()?;
+    if !listed.status.success() {
+        bail!("{} {list} failed: {}", program.display(), String::from_utf8_lossy(&listed.stderr).trim());
+    }
     let text = String::from_utf8(listed.stdout)?;
-    Ok(text.lines().filter_map(|line| line.split('\t').next()).map(|name| name.trim().to_owned()).collect())
+    let names = text.lines().filter_map(|line| line.split('\t').next()).map(|name| name.trim().to_owned());
+    let names: Vec<String> = names.filter(|name| !name.is_empty()).collect();
+    if names.len() < fewest {
+        bail!("{} {list} names only {} of at least {fewest}", program.display(), names.len());
+    }
+    Ok(names)
 }
 
 /// Plants each bug and counts the seeds until the storm finds it. Gives back those that it does not find.
 fn planted_bugs(program: &Path, jobs: usize) -> Result<Vec<String>> {
     let mut missed = Vec::new();
-    for bug in names(program, "--list-bugs")? {
+    for bug in names(program, "--list-bugs", FEWEST_BUGS)? {
         let arguments = vec!["--bug".to_owned(), bug.clone()];
         let seeds = (1..=SEEDS_FOR_A_BUG).collect();
         let plan = Plan { seeds, fresh_from: 0, until: None, jobs, arguments, stop_at_first: true };
         let total = rage(Path::new("."), program, &plan);
+        if let Some(said) = total.broken.first() {
+            println!("planted bug {bug}: the simulator itself failed: {said}");
+            missed.push(bug);
+            continue;
+        }
         match total.failed.iter().min() {
             Some(seed) => println!(
                 "planted bug {bug}: found by seed {seed}, after {} seeds, {:.1} s",
@@ -388,4 +447,57 @@ fn planted_bugs(program: &Path, jobs: usize) -> Result<Vec<String>> {
         }
     }
     Ok(missed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_report_that_goes_with_how_it_ended_counts() {
+        let clean = r#"{"anomalies":[],"undecided":0}"#;
+        let found = r#"{"anomalies":["two leaders"],"undecided":0}"#;
+        assert!(report(true, &format!("a warning\n{clean}")).is_ok());
+        assert!(report(false, found).is_ok());
+        for (succeeded, said) in [
+            (false, clean),
+            (true, found),
+            (true, "{}"),
+            (true, r#"{"anomalies":7}"#),
+            (true, ""),
+            (false, "thread 'main' panicked at engine/host.rs:70"),
+        ] {
+            assert!(report(succeeded, said).is_err(), "{succeeded} {said}");
+        }
+    }
+
+    #[test]
+    fn a_simulator_that_lists_little_or_fails_lists_nothing() {
+        assert!(names(Path::new("/bin/false"), "--list-bugs", 0).is_err());
+        assert!(names(Path::new("/bin/true"), "--list-bugs", 1).is_err());
+        assert_eq!(names(Path::new("/bin/echo"), "a\tb\nc", 2).ok(), Some(vec!["a".into(), "c".into()]));
+    }
+
+    /// The simulator's own failure is none of the planted bug's.
+    #[test]
+    fn a_broken_simulator_finds_no_bug() {
+        let plan = Plan {
+            seeds: vec![1, 2],
+            fresh_from: 0,
+            until: None,
+            jobs: 1,
+            arguments: Vec::new(),
+            stop_at_first: true,
+        };
+        let total = rage(Path::new("."), Path::new("/bin/false"), &plan);
+        assert_eq!((total.broken.len(), total.seeds), (1, 1));
+    }
+
+    #[test]
+    fn too_many_undecided_keys_are_told_with_a_seed() {
+        let mut total = Total { keys: 2_000, undecided: 2, undecided_seeds: vec![7, 9], ..Total::default() };
+        assert_eq!(total.too_undecided(), None);
+        total.undecided = 3;
+        assert!(total.too_undecided().is_some_and(|what| what.contains("--seed 7")));
+    }
 }

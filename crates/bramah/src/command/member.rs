@@ -1,6 +1,6 @@
 //! `bramah member …`: who the replicas of the cell are.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bramah_client::{Client, Code, Error, Member, MemberAddresses, MemberChange};
 use serde_json::{Value, json};
@@ -10,6 +10,12 @@ use super::table;
 use crate::cli::{MemberCommand, MemberIds, Shared};
 use crate::output::{Exit, Failure, Printer};
 use crate::settings::value;
+
+/// Between rounds of asking all replicas.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A replica that wants to be asked again before that waits for a leader only.
+const SOON: Duration = Duration::from_millis(500);
 
 /// Does it and prints the members.
 pub async fn run(shared: &Shared, command: MemberCommand) -> Result<(), Failure> {
@@ -29,9 +35,8 @@ pub async fn run(shared: &Shared, command: MemberCommand) -> Result<(), Failure>
             (MemberChange::Remove(ids), done)
         }
         MemberCommand::Replace { old, new } => {
-            let done = format!("replica {} votes in the place of {old}, which is removed", new.id);
             let addresses = new.addresses.map(|member| (member.peers, member.clients));
-            (MemberChange::Replace { old, new: new.id, addresses }, done)
+            return replace(shared, old, new.id, addresses).await;
         }
         MemberCommand::SetAddress { member } => {
             let done = format!(
@@ -43,7 +48,23 @@ pub async fn run(shared: &Shared, command: MemberCommand) -> Result<(), Failure>
         MemberCommand::Voters(MemberIds { ids }) => (MemberChange::Voters(ids.clone()), says(&ids, "vote")),
     };
     let members = change_at_any(shared, &change).await?;
-    Printer { json: shared.is_json() }.answer(done, json!({ "members": as_json(&members) }))
+    print(shared, done, &members)
+}
+
+async fn replace(
+    shared: &Shared,
+    old: u64,
+    new: u64,
+    addresses: Option<(String, String)>,
+) -> Result<(), Failure> {
+    let members = change_at_any(shared, &MemberChange::Replace { old, new, addresses }).await?;
+    let votes = members.iter().any(|member| member.replica == new && member.voter);
+    let part = if votes { "votes" } else { "learns" };
+    print(shared, format!("replica {new} {part} in the place of {old}, which is removed"), &members)
+}
+
+fn print(shared: &Shared, done: String, members: &[Member]) -> Result<(), Failure> {
+    Printer { json: shared.is_json() }.answer(done, json!({ "members": as_json(members) }))
 }
 
 fn addresses(member: value::MemberAddresses) -> MemberAddresses {
@@ -55,27 +76,50 @@ fn says(ids: &[u64], what: &str) -> String {
     format!("{} {}: {what}", if ids.len() == 1 { "replica" } else { "replicas" }, ids.join(", "))
 }
 
-/// Asks the replicas in turn until one has passed the change on: each of them can.
+/// Asks the replicas in turn until one has passed the change on: each of them can that knows a leader.
 async fn change_at_any(shared: &Shared, change: &MemberChange) -> Result<Vec<Member>, Failure> {
     let until = Instant::now() + shared.timeout;
-    let mut last = None;
-    for address in &shared.addresses {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
+    let (mut begun, mut last) = (false, None);
+    loop {
+        let mut again = false;
+        for address in &shared.addresses {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            match Client::change_members(address, change.clone(), left).await {
+                Ok(members) => return Ok(members),
+                Err(error) => {
+                    begun |= error.may_have_been_done();
+                    again |= waits_for_a_leader(&error);
+                    let is_elsewhere = error.code() == Code::Unavailable;
+                    last = Some(error);
+                    if !is_elsewhere {
+                        again = false;
+                        break;
+                    }
+                }
+            }
         }
-        match Client::change_members(address, change.clone(), left).await {
-            Ok(members) => return Ok(members),
-            Err(error) if is_elsewhere(&error) => last = Some(error),
-            Err(error) => return Err(error.into()),
+        if !again || Instant::now() + PAUSE >= until {
+            return Err(last.map_or_else(
+                || Failure::usage("--addresses names no replica"),
+                |error| failed(error, begun),
+            ));
         }
+        tokio::time::sleep(PAUSE).await;
     }
-    Err(last.map_or_else(|| Failure::usage("--addresses names no replica"), Failure::from))
 }
 
-/// The replica could not be reached, or stops: another one may do it.
-fn is_elsewhere(error: &Error) -> bool {
-    error.code() == Code::Unavailable && !error.may_have_been_done()
+/// The replica that was asked knows of no leader for now: another round may find one.
+fn waits_for_a_leader(error: &Error) -> bool {
+    matches!(error, Error::Unavailable { retry_after, .. } if !retry_after.is_zero() && *retry_after < SOON)
+}
+
+/// An earlier replica may have begun what a later one refused.
+fn failed(error: Error, begun: bool) -> Failure {
+    let failure = Failure::from(error);
+    if begun { Failure { exit: Exit::Unknown, ..failure } } else { failure }
 }
 
 async fn list(shared: &Shared) -> Result<(), Failure> {

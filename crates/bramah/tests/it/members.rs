@@ -177,6 +177,21 @@ async fn check(places: &Places, promised: &[Promised]) {
     assert_eq!(ids, [(4, true), (5, true), (6, true)]);
 }
 
+/// A replica that knows no leader, as one that is cut off, does not keep a change for itself: the next one is asked.
+#[test]
+fn a_change_goes_to_a_replica_that_knows_a_leader() {
+    let places = Places::new();
+    let mut replicas = places.start();
+    replicas.push((4, places.joins(4, &[1, 2, 3])));
+    let until = Instant::now() + PATIENCE;
+    while !run(&["--addresses", &places.clients(&[4]), "status"]).status.success() {
+        assert!(Instant::now() < until, "replica 4 answers nobody");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let added = places.json(&[4, 1, 2, 3], &["member", "add", &places.member(4)]);
+    assert_eq!(added["members"].as_array().map(Vec::len), Some(4), "{added}");
+}
+
 /// The commands, their answers and their errors.
 #[test]
 fn the_commands_say_what_they_did() {

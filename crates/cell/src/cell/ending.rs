@@ -2,6 +2,7 @@
 //! leadership over before.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
@@ -28,9 +29,7 @@ impl Cell {
         self.hand_over().await;
         self.inner.router.finish(FINISH_LIMIT).await;
         self.inner.stop.send_replace(true);
-        if tokio::time::timeout(STOP_LIMIT, self.inner.raft.shutdown()).await.is_err() {
-            tracing::warn!("the consensus engine did not stop within {STOP_LIMIT:?}");
-        }
+        self.shut_engine_down().await;
         self.inner.log.close().await;
     }
 
@@ -72,10 +71,27 @@ impl Cell {
                 }
                 Err(_) => tracing::error!("the data folder could not be marked within {STOP_LIMIT:?}"),
             }
-            if tokio::time::timeout(STOP_LIMIT, cell.inner.raft.shutdown()).await.is_err() {
-                tracing::warn!("the consensus engine did not stop within {STOP_LIMIT:?}");
-            }
+            cell.shut_engine_down().await;
         });
+    }
+
+    /// Ends this replica when its log can't be written any more. The engine would notice with the next entry or vote,
+    /// and an idle leader would lead on until then.
+    pub(crate) async fn end_with_the_log(self) {
+        let why = self.inner.log.broken().await;
+        let _ = self.inner.retired.set(format!(
+            "the log can't be written any more: {why}. Look at the disk, then start the replica again"
+        ));
+        self.inner.stop.send_replace(true);
+        // The task that has found out ends with the others.
+        let cell = self.clone();
+        tokio::spawn(async move { cell.shut_engine_down().await });
+    }
+
+    async fn shut_engine_down(&self) {
+        if tokio::time::timeout(STOP_LIMIT, self.inner.raft.shutdown()).await.is_err() {
+            tracing::warn!("the consensus engine did not stop within {STOP_LIMIT:?}");
+        }
     }
 
     /// Resolves when the engine has ended by itself: the disk failed, an entry can't be applied, the cell has
@@ -91,7 +107,8 @@ impl Cell {
 
     /// Asks the most advanced other voter to take over, and waits until it leads.
     pub async fn hand_over(&self) {
-        if !self.inner.leadership.borrow().here {
+        // After one that came to nothing the engine proposes nothing more as a leader, so there is no second try.
+        if !self.inner.leadership.borrow().here || self.inner.handed_over.swap(true, Ordering::Relaxed) {
             return;
         }
         let metrics = self.inner.raft.metrics().borrow_watched().clone();

@@ -56,6 +56,11 @@ pub trait Disk: Send + Sync + 'static {
     /// Lets `worker` take turns from now on. It also gets a turn after each [`Wake::wake`].
     fn start(&self, name: &str, worker: Box<dyn Worker>) -> io::Result<Arc<dyn Wake>>;
 
+    /// How long a reader's next call takes if calls don't block: a simulation's disk takes its time, too.
+    fn latency(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Whether calls take real time, so that an async task must hand them to a thread.
     fn blocks(&self) -> bool;
 }
@@ -119,7 +124,21 @@ pub async fn run<R: Send + 'static>(
     disk: &Arc<dyn Disk>,
     work: impl FnOnce() -> io::Result<R> + Send + 'static,
 ) -> io::Result<R> {
-    if disk.blocks() { tokio::task::spawn_blocking(work).await.map_err(io::Error::other)? } else { work() }
+    if disk.blocks() {
+        return tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?;
+    }
+    let (before, after) = (disk.latency(), disk.latency());
+    if before.is_zero() && after.is_zero() {
+        return work();
+    }
+    // As on a thread: it is done even if nobody waits for it any more.
+    let slowly = async move {
+        tokio::time::sleep(before).await;
+        let done = work();
+        tokio::time::sleep(after).await;
+        done
+    };
+    tokio::spawn(slowly).await.map_err(io::Error::other)?
 }
 
 /// Creates a folder with its parents and makes its name last, also if it was there: whoever made it may have

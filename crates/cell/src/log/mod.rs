@@ -24,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 pub use self::error::{LogError, REPLACE_OPTION};
 use self::recovery::{Active, recover};
@@ -115,6 +115,8 @@ struct Shared {
     spares: Mutex<Spares>,
     /// Told when the queue got shorter.
     room: Notify,
+    /// Why nothing more can be promised.
+    broken: watch::Sender<Option<String>>,
     /// Bytes left in the newest segment, and how many of them are kept for elections on a full disk.
     room_bytes: AtomicU64,
     reserve_bytes: AtomicU64,
@@ -160,6 +162,18 @@ impl Drop for Handle {
 }
 
 impl Log {
+    /// Waits until the log can't be written any more, and says why. Whoever appends hears of it, too; this is for a
+    /// replica that has nothing to append.
+    pub async fn broken(&self) -> String {
+        let mut broken = self.handle.shared.broken.subscribe();
+        let why = broken.wait_for(Option::is_some).await.map(|why| why.clone().unwrap_or_default());
+        match why {
+            Ok(why) => why,
+            // The log is gone, and was not broken.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// Opens the log in `folder`, or makes one there if `create` is set and the folder holds none. Blocks:
     /// it reads the whole log. `guard` is held until nothing of the log touches the folder any more.
     pub fn open(
@@ -188,6 +202,7 @@ impl Log {
             tail: Mutex::new(recovered.tail),
             spares: Mutex::new(spares),
             room: Notify::new(),
+            broken: watch::Sender::default(),
             room_bytes: AtomicU64::new(0),
             reserve_bytes: AtomicU64::new(0),
             syncs: AtomicU64::new(0),

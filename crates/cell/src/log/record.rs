@@ -27,6 +27,11 @@ pub(super) const MAX_PAYLOAD_BYTES: usize = 256 << 20;
 /// 2^32 cases.
 const MAX_MENDABLE_BYTES: usize = 64 << 10;
 
+/// Where in a header the checksum is.
+const CHECKSUM_FIELD: usize = 4;
+/// What a disk writes whole or not at all.
+const SECTOR_BYTES: usize = 512;
+
 /// Of CRC-32C, its bits reversed.
 const POLYNOMIAL: u32 = 0x82F6_3B78;
 
@@ -166,8 +171,12 @@ pub(super) fn verify(seed: Seed, header: &[u8; HEADER_BYTES], payload: &[u8]) ->
 
 /// Whether a record that does not verify would, if one bit of it were the other way round. `payload` gives that
 /// many bytes behind the header, if there are so many.
+///
+/// A sector that was never written, in which the record would have had but one bit, looks the same: that is no turned
+/// bit. `offset` is where the record begins.
 pub(super) fn is_one_bit_off(
     seed: Seed,
+    offset: u64,
     header: &[u8; HEADER_BYTES],
     mut payload: impl FnMut(usize) -> Result<Option<Vec<u8>>, LogError>,
 ) -> Result<bool, LogError> {
@@ -181,8 +190,14 @@ pub(super) fn is_one_bit_off(
     {
         let stored = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
         let off = stored ^ seed.checksum(header, &payload);
-        if off.is_power_of_two() || is_one_bit(off, HEADER_BYTES - 4 + payload.len()) {
-            return Ok(true);
+        let turned = match off.is_power_of_two() {
+            true => Some(CHECKSUM_FIELD + off.trailing_zeros() as usize / 8),
+            // What is summed up is the record without its checksum.
+            false => turned_byte(off, HEADER_BYTES - 4 + payload.len())
+                .map(|byte| if byte < CHECKSUM_FIELD { byte } else { byte + 4 }),
+        };
+        if let Some(byte) = turned {
+            return Ok(!is_empty_around(offset, &[header, &payload[..]].concat(), byte));
         }
     }
     // A bit that says how long the record is, or makes the header none at all.
@@ -195,17 +210,26 @@ pub(super) fn is_one_bit_off(
             && let Some(payload) = read(&parsed)?
             && verify(seed, &other, &payload)
         {
-            return Ok(true);
+            return Ok(!is_empty_around(offset, &[header, &payload[..]].concat(), bit / 8));
         }
     }
     Ok(false)
 }
 
-/// Whether one bit within the last `bytes` that were summed up changes a CRC-32C by `off`: the sum is linear, so a
-/// bit changes it by a value that depends on its distance from the end alone.
-fn is_one_bit(off: u32, bytes: usize) -> bool {
+/// Which of the last `bytes` that were summed up has the one bit that changes a CRC-32C by `off`: the sum is linear, so
+/// a bit changes it by a value that depends on its distance from the end alone.
+fn turned_byte(off: u32, bytes: usize) -> Option<usize> {
     let step = |sum: u32| (sum >> 1) ^ if sum & 1 == 1 { POLYNOMIAL } else { 0 };
-    std::iter::successors(Some(POLYNOMIAL), |sum| Some(step(*sum))).take(bytes * 8).any(|sum| sum == off)
+    let mut sums = std::iter::successors(Some(POLYNOMIAL), |sum| Some(step(*sum))).take(bytes * 8);
+    sums.position(|sum| sum == off).map(|from_end| bytes - 1 - from_end / 8)
+}
+
+/// Whether all of the record that lies in the same sector as its byte `byte` is zeros.
+fn is_empty_around(offset: u64, record: &[u8], byte: usize) -> bool {
+    let sector = (offset as usize + byte) / SECTOR_BYTES * SECTOR_BYTES;
+    let begin = sector.saturating_sub(offset as usize);
+    let end = (sector + SECTOR_BYTES).saturating_sub(offset as usize).min(record.len());
+    record[begin..end].iter().all(|byte| *byte == 0)
 }
 
 /// How an entry's payload lies on disk. A batch is not copied.

@@ -119,6 +119,16 @@ struct Recovery {
     active: Option<Active>,
 }
 
+/// The records of a segment.
+struct Records {
+    /// Where they end.
+    end: u64,
+    /// A seal ends them.
+    sealed: bool,
+    /// Up to where they were surely synced.
+    durable: u64,
+}
+
 impl Recovery {
     fn read_segment(
         &mut self,
@@ -136,12 +146,13 @@ impl Recovery {
                 format!("the segment begins with entry {next_index}, but {} is next", self.tail.next());
             return Err(LogError::damaged(&path, 40, what));
         }
-        let (end, sealed) = self.read_records(&segment, is_last)?;
+        let Records { end, sealed, durable } = self.read_records(&segment, is_last)?;
         if is_last && !sealed {
             clear_end(&segment, end)?;
         }
         if is_last {
             // Entries that a killed process had written, but not synced, count from now on.
+            write_again(&segment, durable, end)?;
             segment.file.sync_data().map_err(LogError::io("sync", &path))?;
             self.active = Some(Active { segment: Arc::clone(&segment), end, sealed });
         }
@@ -149,8 +160,8 @@ impl Recovery {
         Ok(())
     }
 
-    /// Takes up the records of a segment; says where they end and whether a seal ends them.
-    fn read_records(&mut self, segment: &Arc<Segment>, is_last: bool) -> Result<(u64, bool), LogError> {
+    /// Takes up the records of a segment.
+    fn read_records(&mut self, segment: &Arc<Segment>, is_last: bool) -> Result<Records, LogError> {
         let mut scanner = Scanner::new(segment);
         let mut offset = PAGE_BYTES as u64;
         let mut durable = 0;
@@ -161,7 +172,7 @@ impl Recovery {
                     self.take_up(segment, offset, &header, next - offset)?;
                     offset = next;
                     if header.kind == Kind::Seal {
-                        return Ok((offset, true));
+                        return Ok(Records { end: offset, sealed: true, durable });
                     }
                 }
                 Found::Nothing | Found::Garbage { .. } if offset < durable => {
@@ -176,7 +187,9 @@ impl Recovery {
                     let what = "a record has one bit that is not as it was written";
                     return Err(LogError::damaged(&segment.path, offset, what));
                 }
-                Found::Nothing | Found::Garbage { .. } => return Ok((offset, false)),
+                Found::Nothing | Found::Garbage { .. } => {
+                    return Ok(Records { end: offset, sealed: false, durable });
+                }
             }
         }
     }
@@ -215,6 +228,16 @@ impl Recovery {
         };
         Ok(Recovered { tail: self.tail, control, active: self.active, retired })
     }
+}
+
+/// Writes what can be read, but may never have been synced, once more. If its sync failed, the system holds it in
+/// memory as if it were on the disk, and no other sync would write it: a power cut would take it away after it was
+/// acknowledged (Rebello and others, "Can Applications Recover from fsync Failures?", 2020).
+fn write_again(segment: &Segment, durable: u64, end: u64) -> Result<(), LogError> {
+    let from = durable / PAGE_BYTES as u64 * PAGE_BYTES as u64;
+    let mut bytes = vec![0; end.saturating_sub(from) as usize];
+    segment.file.read_exact_at(&mut bytes, from).map_err(LogError::io("read", &segment.path))?;
+    segment.file.write_all_at(&bytes, from).map_err(LogError::io("write", &segment.path))
 }
 
 /// Looks behind the last whole record: what was synced must not be there, and what was never synced must not

@@ -199,7 +199,7 @@ impl<'a> Scanner<'a> {
             true => self.bytes(offset + HEADER_BYTES as u64, length).map(|bytes| Some(bytes.to_vec())),
             false => Ok(None),
         };
-        is_one_bit_off(seed, &header, payload)
+        is_one_bit_off(seed, offset, &header, payload)
     }
 
     /// Whole records at or behind `offset`, where none should be: the end of the last one, and the first one

@@ -454,6 +454,7 @@ impl Writer {
             if tail.failed.is_none() {
                 tail.failed = Some(error.to_string());
                 if !tail.closing {
+                    self.shared.broken.send_replace(Some(error.to_string()));
                     tracing::error!(folder = %self.folder.display(), %error, "the log can't be written any more; this replica must be stopped");
                 }
             }

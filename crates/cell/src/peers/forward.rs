@@ -11,7 +11,7 @@ use futures_util::Stream;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::{PeerNetwork, encode};
 use crate::barrier::{Barrier, BarrierRequest};
@@ -81,7 +81,10 @@ impl Forwarders {
         let mut stream = InFlight { roster: self.network.roster.clone(), ..InFlight::default() };
         let ended = self.carry(&address, &mut inbox, &mut stream).await;
         if let Err(status) = ended {
-            self.network.roster.failed(leader, &address);
+            // A replica that says that it does not lead is where it was looked for.
+            if status.code() != Code::FailedPrecondition {
+                self.network.roster.failed(leader, &address);
+            }
             tracing::info!(leader = %address, %status, "the stream to the leader ended");
         }
         // From here on nobody can put anything in; what is in goes back.

@@ -139,8 +139,9 @@ impl Peer {
             .await
             .map_err(|elapsed| RPCError::Unreachable(Unreachable::new(&elapsed)))
             .and_then(|answered| answered.map_err(|status| unreachable(&status)));
-        if answered.is_err() {
-            self.failed();
+        match &answered {
+            Ok(_) => self.network.roster.answered(self.target),
+            Err(_) => self.failed(),
         }
         decode(&answered?.into_inner().body).map_err(|e| network(&e))
     }
@@ -227,11 +228,14 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                     return Err(error);
                 }
             };
-            let (target, acknowledged) = (self.target, &mut self.acknowledged);
+            let (target, roster, acknowledged) = (self.target, &self.network.roster, &mut self.acknowledged);
             let answers = inbound.map(move |message| match message {
-                Ok(message) => decode(&message.body)
-                    .inspect(|answer| note_answer(target, acknowledged, answer))
-                    .map_err(|e| network(&e)),
+                Ok(message) => {
+                    roster.answered(target);
+                    decode(&message.body)
+                        .inspect(|answer| note_answer(target, acknowledged, answer))
+                        .map_err(|e| network(&e))
+                }
                 Err(status) => Err(unreachable(&status)),
             });
             Ok(answers.boxed())

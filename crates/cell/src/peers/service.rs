@@ -14,7 +14,6 @@ use bramah_wire::v1::{
     ForwardRequest, HealthReply, HealthRequest, IntroduceReply, IntroduceRequest, PeerMessage, ReadmitReply,
     ReadmitRequest, SnapshotChunk, SnapshotOffsetReply, SnapshotOffsetRequest,
 };
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf, VoteOf};
@@ -320,12 +319,14 @@ impl PeerApi for PeerService {
             return Err(Status::invalid_argument(format!("replica {replica} is no other replica")));
         }
         self.changes.check_leads().await.map_err(refusal)?;
+        // Asked at once, and again when it is the request's turn.
         let address = self.changes.address_of(replica)?;
-        waits_to_enter(&self.network, &self.cell, replica, &address).await?;
+        let waits = || waits_to_enter(&self.network, &self.cell, replica, &address, request.attempt);
+        waits().await?;
         let reply = match phase {
-            Phase::Leave => self.changes.take_out(replica).await?,
-            Phase::Join => self.changes.take_in(replica).await?,
-            Phase::Begin => self.changes.begin_learner(replica).await?,
+            Phase::Leave => self.changes.take_out(replica, waits()).await?,
+            Phase::Join => self.changes.take_in(replica, waits()).await?,
+            Phase::Begin => self.changes.begin_learner(replica, waits()).await?,
             Phase::Unspecified => return Err(Status::invalid_argument("readmission without a phase")),
         };
         Ok(Response::new(reply))
@@ -346,11 +347,13 @@ impl PeerApi for PeerService {
         if request.new && request.replica != self.replica {
             self.admission.heard_a_founder();
         }
+        let experienced = self.admission.has_taken_part(&self.raft);
         let fresh = self.admission.is_full() || self.admission.is_founding();
         Ok(Response::new(IntroduceReply {
             cell_id: self.cell_id,
             replica: self.replica,
-            new: fresh && !self.admission.has_taken_part(&self.raft),
+            new: fresh && !experienced,
+            knows_nothing: !fresh && !experienced,
             standing: match self.changes.standing(request.replica) {
                 Standing::Stranger => WireStanding::Stranger,
                 Standing::Learner => WireStanding::Learner,
@@ -360,6 +363,7 @@ impl PeerApi for PeerService {
             .into(),
             peers: self.changes.peers(),
             entering: !self.admission.is_full(),
+            attempt: self.admission.attempt(),
         }))
     }
 
@@ -368,11 +372,11 @@ impl PeerApi for PeerService {
         self.check(request.cell_id)?;
         let change: Change = decode(&request.change)?;
         let deadline = Instant::now() + Duration::from_millis(request.deadline_ms.into()).min(MAX_DEADLINE);
-        let failure = match self.changes.make(&change, deadline).await {
-            Ok(()) => Bytes::new(),
-            Err(error) => encode(&error).map_err(internal)?,
+        let Err(error) = self.changes.make(&change, deadline).await else {
+            return Ok(Response::new(ChangeReply::default()));
         };
-        Ok(Response::new(ChangeReply { failure }))
+        let failure = encode(error.cause()).map_err(internal)?;
+        Ok(Response::new(ChangeReply { failure, in_part: error.may_have_been_done() }))
     }
 
     async fn digest(&self, request: Request<DigestRequest>) -> Result<Response<DigestReply>, Status> {
@@ -380,8 +384,7 @@ impl PeerApi for PeerService {
         self.check(request.cell_id)?;
         check_replica(self.replica, request.to)?;
         self.admission.check_following()?;
-        let wait = Duration::from_millis(request.wait_ms.into()).min(MAX_DEADLINE);
-        let digest = self.comparison.digest_at(request.index, wait).await.map_err(internal)?;
+        let digest = self.comparison.digest_for(&request).await.map_err(internal)?;
         Ok(Response::new(DigestReply { digest }))
     }
 

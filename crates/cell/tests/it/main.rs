@@ -2,6 +2,7 @@
 
 mod comparison;
 mod cut;
+mod founding;
 mod fuzz;
 mod health;
 mod membership;

@@ -32,8 +32,8 @@ impl Replica {
     }
 }
 
-/// Replicas that a test may have: three that the cell begins with, and three that may join.
-const MOST: u64 = 6;
+/// Replicas that a test may have: three that the cell begins with, and five that may join.
+const MOST: u64 = 8;
 
 /// A cell of three.
 pub(crate) struct Trio {

@@ -64,7 +64,8 @@ fn ids(them: v1::ReplicaNumbers) -> Result<BTreeSet<ReplicaId>, v1::Failure> {
 
 /// The one table from what went wrong with a change to codes.
 fn failed(error: &ChangeError) -> v1::Failure {
-    let (code, retry_after_ms) = match error {
+    let may_have_been_done = error.may_have_been_done();
+    let (code, retry_after_ms) = match error.cause() {
         ChangeError::NotLeader | ChangeError::NoLeader { .. } | ChangeError::Stopping => {
             (Code::Unavailable, 50)
         }
@@ -72,16 +73,18 @@ fn failed(error: &ChangeError) -> v1::Failure {
         ChangeError::NotCaughtUp { .. } => (Code::DeadlineExceeded, 1_000),
         ChangeError::Deadline { .. } => (Code::DeadlineExceeded, 0),
         ChangeError::NoLiveMajority { .. } => (Code::Unavailable, 1_000),
+        // The codes below say that certainly nothing was done.
+        _ if may_have_been_done => (Code::Internal, 0),
         ChangeError::Unknown { .. } => (Code::NotFound, 0),
         ChangeError::Removed { .. } | ChangeError::Exists { .. } | ChangeError::AddressTaken { .. } => {
             (Code::AlreadyExists, 0)
         }
         ChangeError::TooMany => (Code::OutOfRange, 0),
-        ChangeError::BadAddress { .. } | ChangeError::NoVoterLeft | ChangeError::Zero => {
-            (Code::InvalidArgument, 0)
-        }
+        ChangeError::BadAddress { .. }
+        | ChangeError::NoVoterLeft
+        | ChangeError::Zero
+        | ChangeError::SameReplica { .. } => (Code::InvalidArgument, 0),
         _ => (Code::Internal, 0),
     };
-    let may_have_been_done = error.may_have_been_done();
     v1::Failure { may_have_been_done, retry_after_ms, ..translate::failure(code, error.to_string()) }
 }

@@ -1,10 +1,11 @@
 //! Events: each watcher sees the changes in their order, from the first it sees to the last all of them, each once, and none
 //! before it can be read (spec E-1 to E-3).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::Report;
+use crate::history::{Answer, History, Outcome};
 
 /// A change of a node, as the cell made it and as a watcher is told of it. A change of several nodes at once is several
 /// of these, with one revision.
@@ -35,8 +36,44 @@ pub struct Watcher {
     pub name: String,
     /// It watches this node and all below; `/`: all.
     pub under: Arc<str>,
+    /// The revision of the state when it began: it must be told every change after it. `None`: nobody looked, and it is
+    /// judged from the first change it was told.
+    pub after: Option<u64>,
+    /// The revision of the state when it was last seen to be up to date: it must have been told all until then. `None`:
+    /// it is judged to the last change it was told.
+    pub until: Option<u64>,
     /// What it was told, in the sequence in which that came.
     pub seen: Vec<Seen>,
+}
+
+/// What any watcher was told, by revision, and all that must have been there besides, though nobody was told: what clients know
+/// to have been done, and revisions that the cell counted on from, for each is a change.
+pub fn all_changes(
+    told: &BTreeMap<u64, Vec<Change>>,
+    history: &History,
+    watchers: &[Watcher],
+) -> Vec<Change> {
+    let mut changes = told.clone();
+    for operation in &history.operations {
+        let Outcome::Answered(Answer::Written { revision, .. } | Answer::Deleted { revision }) =
+            operation.outcome
+        else {
+            continue;
+        };
+        let known = changes.entry(revision).or_default();
+        if !known.iter().any(|change| change.path == operation.key) {
+            let what = "changed, as a client was told".to_owned();
+            known.push(Change { revision, path: Arc::clone(&operation.key), what });
+        }
+    }
+    let newest = watchers.iter().filter_map(|watcher| watcher.until.max(watcher.after)).max();
+    let newest = newest.max(changes.keys().next_back().copied()).unwrap_or(0);
+    for revision in 1..=newest {
+        let unknown =
+            || vec![Change { revision, path: "/".into(), what: "or something below changed".to_owned() }];
+        changes.entry(revision).or_insert_with(unknown);
+    }
+    changes.into_values().flatten().collect()
 }
 
 /// Judges watchers against all changes of the cell, in the order in which they were applied.
@@ -97,8 +134,12 @@ fn judge_watcher(changes: &[Change], watcher: &Watcher, report: &mut Report) {
         told_before[place] = true;
         (first, furthest) = (first.min(place), furthest.max(place));
     }
-    if first != usize::MAX {
-        judge_gaps(&watched[first..=furthest], &told_before[first..=furthest], name, report);
+    let end = if first == usize::MAX { 0 } else { furthest + 1 };
+    let place_after = |revision| watched.partition_point(|change| change.revision <= revision);
+    let begin = watcher.after.map_or(first, |after| first.min(place_after(after)));
+    let end = watcher.until.map_or(end, |until| end.max(place_after(until)));
+    if begin < end {
+        judge_gaps(&watched[begin..end], &told_before[begin..end], name, report);
     }
 }
 
@@ -109,6 +150,9 @@ fn judge_gaps(watched: &[&Change], told_before: &[bool], name: &str, report: &mu
         if !stretch[0] {
             let (from, to) = (told(watched[place]), told(watched[place + stretch.len() - 1]));
             report.anomaly(|| match stretch.len() {
+                1 if place == 0 || place + 1 == watched.len() => {
+                    format!("{name} was never told {from}, though it watched then")
+                }
                 1 => format!("{name} was never told {from}, though it was told what came before and after"),
                 missing => format!("{name} was never told {missing} changes, from {from} to {to}"),
             });

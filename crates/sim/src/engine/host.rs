@@ -26,6 +26,7 @@ pub struct Host {
     id: HostId,
     process: Option<Process>,
     pace: Pace,
+    pace_changes: u64,
 }
 
 #[derive(Debug)]
@@ -40,7 +41,7 @@ struct Process {
 
 impl Host {
     pub(super) fn new(name: &str, id: HostId) -> Self {
-        Self { name: name.to_owned(), id, process: None, pace: Pace::Rate(1.0) }
+        Self { name: name.to_owned(), id, process: None, pace: Pace::Rate(1.0), pace_changes: 0 }
     }
 
     /// What people call it.
@@ -61,6 +62,11 @@ impl Host {
     /// How its process gets along with time.
     pub fn pace(&self) -> Pace {
         self.pace
+    }
+
+    /// How often its pace has changed: whoever ends what they began can see whether it is theirs.
+    pub fn pace_changes(&self) -> u64 {
+        self.pace_changes
     }
 
     pub(super) fn start(&mut self, now_ms: u64, main: impl Future<Output = ()> + Send + 'static) {
@@ -84,6 +90,7 @@ impl Host {
     pub(super) fn crash(&mut self) {
         self.process = None;
         self.pace = Pace::Rate(1.0);
+        self.pace_changes += 1;
     }
 
     pub(super) fn set_pace(&mut self, now_ms: u64, pace: Pace) {
@@ -91,6 +98,7 @@ impl Host {
             process.catch_up(now_ms, self.pace);
         }
         self.pace = pace;
+        self.pace_changes += 1;
     }
 
     /// When it must be run next, even if nothing reaches it.

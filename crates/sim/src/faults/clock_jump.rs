@@ -13,7 +13,7 @@ impl Fault for ClockJump {
     }
 
     fn why(&self) -> &'static str {
-        "no wall clock decides anything: leases and elections go by monotonic clocks, and keys by the cell's own time"
+        "no wall clock decides anything: it is read once, when a cell begins, and replicas don't agree on it then; leases and elections go by monotonic clocks, keys by the cell's own time"
     }
 
     fn strike(&self, storm: &mut Storm) -> Option<String> {

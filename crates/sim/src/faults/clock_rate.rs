@@ -21,8 +21,7 @@ impl Fault for ClockRate {
         let replica = storm.any_up()?;
         let rate = storm.random().random_range(0.90..1.10);
         let lasts = storm.random().random_range(1_000..8_000);
-        storm.set_pace(replica, Pace::Rate(rate));
-        storm.later(lasts, move |storm| storm.set_pace(replica, Pace::Rate(1.0)));
+        storm.pace_for(replica, Pace::Rate(rate), lasts);
         storm.fired(self.name());
         Some(format!("replica {}'s clock goes at {rate:.3} for {lasts} ms", replica + 1))
     }

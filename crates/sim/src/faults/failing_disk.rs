@@ -4,6 +4,7 @@ use rand::RngExt;
 
 use super::Fault;
 use crate::storm::Storm;
+use crate::storm::disk::{Fails, Failure};
 
 pub(super) struct FailingDisk;
 
@@ -18,8 +19,15 @@ impl Fault for FailingDisk {
 
     fn strike(&self, storm: &mut Storm) -> Option<String> {
         let replica = storm.any_up()?;
-        let after = storm.random().random_range(0..30);
-        storm.disk(replica).fail_after(after);
-        Some(format!("replica {}'s disk fails once, {after} operations from now", replica + 1))
+        let what = match storm.random().random_range(0..8) {
+            0..5 => Fails::Changing,
+            5 | 6 => Fails::Reading,
+            _ if storm.may_damage(replica) => Fails::ReadingTruly,
+            _ => return None,
+        };
+        let most = if what == Fails::Changing { 30 } else { 8 };
+        let (after, landed) = (storm.random().random_range(0..most), storm.random().random_range(0..4096));
+        storm.disk(replica).fail(Failure { after, what, landed });
+        Some(format!("replica {}'s disk fails once, {after} operations from now: {what:?}", replica + 1))
     }
 }

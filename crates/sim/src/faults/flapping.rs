@@ -18,21 +18,22 @@ impl Fault for Flapping {
 
     fn strike(&self, storm: &mut Storm) -> Option<String> {
         let (from, to) = storm.two_replicas()?;
-        let times = storm.random().random_range(4..20_u64);
+        let times = storm.random().random_range(2..10_u64);
         let period = storm.random().random_range(50..500);
         let before = storm.network().counts().blocked;
-        for time in 0..times {
-            let blocked = time % 2 == 0 && time + 1 < times;
+        // An even number: each time that it is blocked is over before the end.
+        for time in 0..times * 2 {
+            let blocked = time % 2 == 0;
             storm.later(time * period, move |storm| {
                 for (from, to) in [(from, to), (to, from)] {
-                    storm.network().set_link(from, to, |link| link.blocked = blocked);
+                    storm.network().set_link(from, to, |link| link.block(blocked));
                 }
             });
         }
-        storm.later(times * period, move |storm| {
+        storm.later(2 * times * period, move |storm| {
             let blocked = storm.network().counts().blocked > before;
             storm.fired_if("flapping link", blocked);
         });
-        Some(format!("the link between hosts {from} and {to} changes {times} times, every {period} ms"))
+        Some(format!("the link between hosts {from} and {to} breaks {times} times, every {period} ms"))
     }
 }

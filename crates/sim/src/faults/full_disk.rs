@@ -20,9 +20,9 @@ impl Fault for FullDisk {
         let replica = storm.leader_or_any()?;
         let lasts = storm.random().random_range(500..6_000);
         let spare = storm.random().random_range(0..40_000);
-        storm.disk(replica).leave_only(spare);
+        let shortage = storm.disk(replica).leave_only(spare);
         storm.later(lasts, move |storm| {
-            let hit = storm.disk(replica).give_space();
+            let hit = storm.disk(replica).give_space(shortage);
             storm.fired_if("full disk", hit);
         });
         Some(format!("replica {}'s disk has {spare} bytes left, for {lasts} ms", replica + 1))

@@ -3,6 +3,9 @@
 use super::Fault;
 use crate::storm::Storm;
 
+/// After so long another should lead, in milliseconds.
+const LONGEST_MS: u64 = 1_000;
+
 pub(super) struct LeaderChange;
 
 impl Fault for LeaderChange {
@@ -17,7 +20,10 @@ impl Fault for LeaderChange {
     fn strike(&self, storm: &mut Storm) -> Option<String> {
         let replica = storm.leader()?;
         storm.hand_over(replica);
-        storm.fired(self.name());
+        storm.later(LONGEST_MS, move |storm| {
+            let other = storm.leader().is_some_and(|leader| leader != replica);
+            storm.fired_if("leader change", other);
+        });
         Some(format!("replica {} hands leadership over", replica + 1))
     }
 }

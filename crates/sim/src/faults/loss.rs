@@ -17,13 +17,15 @@ impl Fault for Loss {
     }
 
     fn strike(&self, storm: &mut Storm) -> Option<String> {
-        let (from, to) = (storm.any_host(), storm.any_host());
+        let (from, to) = storm.two_hosts();
         let loss = storm.random().random_range(0.01..0.5);
         let lasts = storm.random().random_range(500..6_000);
         let before = storm.network().counts().lost;
         storm.network().set_link(from, to, |link| link.loss = loss);
         storm.later(lasts, move |storm| {
-            storm.network().set_link(from, to, |link| link.loss = 0.0);
+            storm
+                .network()
+                .set_link(from, to, |link| link.loss = if link.loss == loss { 0.0 } else { link.loss });
             let lost = storm.network().counts().lost > before;
             storm.fired_if("loss", lost);
         });

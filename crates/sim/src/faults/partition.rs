@@ -22,7 +22,7 @@ impl Fault for Partition {
         let lasts = storm.random().random_range(200..8_000);
         let inside: Vec<usize> = [alone, also].into_iter().map(|it| storm.host_of(it)).collect();
         // Some applications are on either side.
-        let near = storm.any_host();
+        let near = storm.any_application();
         let mut cuts = Vec::new();
         for other in storm.hosts().into_iter().filter(|it| !inside.contains(it) && *it != near) {
             for host in &inside {

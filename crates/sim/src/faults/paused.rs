@@ -20,8 +20,7 @@ impl Fault for Paused {
     fn strike(&self, storm: &mut Storm) -> Option<String> {
         let replica = storm.leader_or_any()?;
         let lasts = storm.random().random_range(50..5_000);
-        storm.set_pace(replica, Pace::Stopped);
-        storm.later(lasts, move |storm| storm.set_pace(replica, Pace::Rate(1.0)));
+        storm.pace_for(replica, Pace::Stopped, lasts);
         storm.fired(self.name());
         Some(format!("replica {} stands still for {lasts} ms", replica + 1))
     }

@@ -21,7 +21,7 @@ impl Fault for SlowDisk {
         let slowest = storm.random().random_range(10..300);
         let lasts = storm.random().random_range(500..6_000);
         storm.disk(replica).slow_down(slowest);
-        storm.later(lasts, move |storm| storm.disk(replica).slow_down(0));
+        storm.later(lasts, move |storm| storm.disk(replica).speed_up(slowest));
         storm.fired(self.name());
         Some(format!("replica {}'s disk takes up to {slowest} ms more, for {lasts} ms", replica + 1))
     }

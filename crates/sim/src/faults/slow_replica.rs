@@ -21,8 +21,7 @@ impl Fault for SlowReplica {
         let replica = storm.leader_or_any()?;
         let every = storm.random().random_range(5..150);
         let lasts = storm.random().random_range(500..6_000);
-        storm.set_pace(replica, Pace::Bursts(every));
-        storm.later(lasts, move |storm| storm.set_pace(replica, Pace::Rate(1.0)));
+        storm.pace_for(replica, Pace::Bursts(every), lasts);
         storm.fired(self.name());
         Some(format!("replica {} runs every {every} ms only, for {lasts} ms", replica + 1))
     }

@@ -42,7 +42,12 @@ fn told<T>(result: Result<T, Error>, answer: impl FnOnce(T) -> Answer) -> Outcom
 
 impl From<Error> for Outcome {
     /// A refusal that lies in the state is an answer; of the rest, the error itself says whether the call may have been done.
+    /// What the client library calls a fault of the cell is an answer that the judges never accept.
     fn from(error: Error) -> Self {
+        if let Error::Internal { message, .. } = &error {
+            let error = format!("a fault of the cell: {message}");
+            return Self::Answered(Answer::Refused(Refusal::Unexpected { error }));
+        }
         if error.may_have_been_done() {
             return Self::Unknown { why: error.to_string() };
         }
@@ -97,5 +102,15 @@ mod tests {
         assert_eq!(outcome(differs), refused(Refusal::GenerationDiffers { current: Some(3) }));
         let kind = Error::WrongKind { message: message() };
         assert_eq!(outcome(kind), refused(Refusal::Unexpected { error: message() }));
+    }
+
+    /// Whether it may have been done or not: the judges look no further.
+    #[test]
+    fn takes_a_fault_of_the_cell_for_an_answer_that_none_accepts() {
+        for may_have_been_done in [true, false] {
+            let fault = Error::Internal { message: "no answer".to_owned(), may_have_been_done };
+            let error = "a fault of the cell: no answer".to_owned();
+            assert_eq!(outcome(fault), Outcome::Answered(Answer::Refused(Refusal::Unexpected { error })));
+        }
     }
 }

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::watch::Watch;
-use crate::history::{Call, Outcome, Recorder};
+use crate::history::{Answer, Begun, Call, Outcome, Recorder};
 
 /// Calls under way at once in one process.
 const WORKERS: u64 = 3;
@@ -24,6 +24,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(6);
 #[derive(Clone)]
 pub(super) struct Application {
     pub(super) number: u32,
+    /// No other process of this storm has it: what one writes and is told is never taken for another's.
+    pub(super) incarnation: u32,
     pub(super) seed: u64,
     pub(super) addresses: Vec<String>,
     pub(super) transport: Arc<dyn Transport>,
@@ -49,7 +51,12 @@ impl Application {
     /// The process: connects, and works until it is enough.
     pub(super) async fn main(self) {
         let mut random = StdRng::seed_from_u64(self.seed);
-        let client = self.connect(&mut random).await;
+        let route = match random.random_range(0..3) {
+            0 => Route::Leader,
+            1 => Route::Any,
+            _ => Route::Fixed(self.number as usize),
+        };
+        let client = self.connect(route, &mut random).await;
         let mut working = tokio::task::JoinSet::new();
         for worker in 0..WORKERS {
             let random = StdRng::seed_from_u64(self.seed.wrapping_mul(31).wrapping_add(worker));
@@ -74,13 +81,8 @@ impl Application {
         }
     }
 
-    async fn connect(&self, random: &mut StdRng) -> Client {
+    async fn connect(&self, route: Route, random: &mut StdRng) -> Client {
         loop {
-            let route = match random.random_range(0..3) {
-                0 => Route::Leader,
-                1 => Route::Any,
-                _ => Route::Fixed(self.number as usize),
-            };
             let builder = Client::builder()
                 .addresses(&self.addresses[..])
                 .transport(Arc::clone(&self.transport))
@@ -108,8 +110,15 @@ struct Worker {
 
 impl Worker {
     fn new(application: Application, client: Client, worker: u64, random: StdRng) -> Self {
-        let number = application.number * WORKERS as u32 + worker as u32;
+        let number = application.incarnation * WORKERS as u32 + worker as u32;
         Self { application, client, number, random, generations: BTreeMap::new(), written: 0 }
+    }
+
+    /// The only worker of its process.
+    async fn alone(application: Application, route: Route) -> Self {
+        let mut random = StdRng::seed_from_u64(application.seed);
+        let client = application.connect(route, &mut random).await;
+        Self::new(application, client, 0, random)
     }
 
     async fn work(mut self) {
@@ -123,45 +132,52 @@ impl Worker {
 
     async fn call(&mut self) {
         let key = self.random.random_range(0..KEYS);
-        match self.random.random_range(0..100) {
+        let outcome = match self.random.random_range(0..100) {
             0..40 => self.add(key).await,
             40..55 => self.read(key).await,
             55..70 => self.get(key).await,
             70..85 => self.set(key, None).await,
             85..95 => {
                 let generation = self.generations.get(&key).copied().unwrap_or(0);
-                self.set(key, Some(generation)).await;
+                self.set(key, Some(generation)).await
             }
             _ => self.delete(key).await,
-        }
+        };
+        tracing::trace!(worker = self.number, key, ?outcome, "an application was told");
     }
 
-    async fn add(&mut self, key: u64) {
+    fn told(&self, begun: Begun, result: impl Into<Outcome>) -> Outcome {
+        let outcome = result.into();
+        self.application.recorder.end(begun, outcome.clone());
+        outcome
+    }
+
+    async fn add(&mut self, key: u64) -> Outcome {
         let path = counter(key);
         let delta = 1;
         let begun = self.application.recorder.begin(self.number, path.as_str(), Call::Add { delta });
         let added = self.client.counter(path).increment(delta).await;
-        self.application.recorder.end(begun, added);
+        self.told(begun, added)
     }
 
-    async fn read(&mut self, key: u64) {
+    async fn read(&mut self, key: u64) -> Outcome {
         let path = counter(key);
         let begun = self.application.recorder.begin(self.number, path.as_str(), Call::Read);
         let value = self.client.counter(path).get().await;
-        self.application.recorder.end(begun, value);
+        self.told(begun, value)
     }
 
-    async fn get(&mut self, key: u64) {
+    async fn get(&mut self, key: u64) -> Outcome {
         let path = file(key);
         let begun = self.application.recorder.begin(self.number, path.as_str(), Call::Get);
         let got = self.client.get(path).await;
         if let Ok(got) = &got {
             self.generations.insert(key, got.stat.content_generation);
         }
-        self.application.recorder.end(begun, got);
+        self.told(begun, got)
     }
 
-    async fn set(&mut self, key: u64, if_generation: Option<u64>) {
+    async fn set(&mut self, key: u64, if_generation: Option<u64>) -> Outcome {
         let path = file(key);
         self.written += 1;
         let contents = format!("{}.{}", self.number, self.written);
@@ -176,10 +192,10 @@ impl Worker {
             }
             Err(_) => {}
         }
-        self.application.recorder.end(begun, written);
+        self.told(begun, written)
     }
 
-    async fn delete(&mut self, key: u64) {
+    async fn delete(&mut self, key: u64) -> Outcome {
         let path = file(key);
         let begun =
             self.application.recorder.begin(self.number, path.as_str(), Call::Delete { if_generation: None });
@@ -187,23 +203,39 @@ impl Worker {
         if deleted.is_ok() {
             self.generations.insert(key, 0);
         }
-        self.application.recorder.end(begun, deleted);
+        self.told(begun, deleted)
     }
 }
 
-/// Reads every key through one replica, at the end.
-pub(super) async fn read_all(application: Application, done: Arc<AtomicBool>) {
-    let mut random = StdRng::seed_from_u64(application.seed);
-    let client = application.connect(&mut random).await;
-    for key in 0..KEYS {
-        let recorder = &application.recorder;
-        let begun = recorder.begin(application.number, counter(key).as_str(), Call::Read);
-        let value = client.counter(counter(key)).get().await;
-        recorder.end(begun, Outcome::from(value));
-        let begun = recorder.begin(application.number, file(key).as_str(), Call::Get);
-        let got = client.get(file(key)).await;
-        recorder.end(begun, Outcome::from(got));
+/// Writes to a counter and a file, as a cell that is whole must let anybody.
+pub(super) async fn prove(application: Application, done: Arc<AtomicBool>) {
+    let mut worker = Worker::alone(application, Route::Any).await;
+    for outcome in [worker.add(0).await, worker.set(0, None).await] {
+        if !matches!(outcome, Outcome::Answered(Answer::Value { .. } | Answer::Written { .. })) {
+            worker
+                .application
+                .watch
+                .report(format!("the cell came together, but it does not write: {outcome:?}"));
+        }
     }
-    client.close().await;
+    worker.client.close().await;
+    done.store(true, Ordering::Relaxed);
+}
+
+/// Reads every key through the one replica whose address the application has, at the end.
+pub(super) async fn read_all(application: Application, done: Arc<AtomicBool>) {
+    let mut worker = Worker::alone(application, Route::Fixed(0)).await;
+    for key in 0..KEYS {
+        for (path, outcome) in [(counter(key), worker.read(key).await), (file(key), worker.get(key).await)] {
+            if !matches!(outcome, Outcome::Answered(_)) {
+                let addresses = &worker.application.addresses;
+                worker
+                    .application
+                    .watch
+                    .report(format!("{addresses:?} does not read {path} at the end: {outcome:?}"));
+            }
+        }
+    }
+    worker.client.close().await;
     done.store(true, Ordering::Relaxed);
 }

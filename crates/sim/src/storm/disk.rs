@@ -1,18 +1,29 @@
 //! A simulated machine's disk: the imagined one, and the faults that strike it.
 
 use std::collections::BTreeMap;
+use std::hash::Hasher;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bramah_cell::disk::Disk;
-use bramah_cell::disk::imagined::{Fate, Faults, ImaginedDisk, Operation, Tasks, UnsyncedPiece, Verdict};
+use bramah_cell::disk::imagined::{
+    Fate, Faults, ImaginedDisk, Kind, Operation, Tasks, UnsyncedPiece, Verdict,
+};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use twox_hash::XxHash3_64;
 
+/// What each error says that a fault made: a replica that ends with another had no cause.
+const INJECTED: &str = "a fault of the storm";
+/// After a failed sync or write of what must last, a replica that runs has so long to end, in milliseconds.
+const LONGEST_DENIAL_MS: u64 = 5_000;
+/// Where a replica keeps its log, and how large its segments are.
+const LOG_FOLDER: &str = "/data/log";
+const SEGMENT_BYTES: u64 = 32 << 10;
 /// How long a disk takes for what a worker does in one turn, in microseconds.
 const USUAL_US: (u64, u64) = (60, 900);
 
@@ -32,7 +43,7 @@ pub struct Losses {
 pub enum Explanation {
     /// A bit was flipped, and it noticed.
     Damage,
-    /// The disk failed or was full, and may be well again.
+    /// The disk failed, and may be well again.
     Passing,
     /// It was to be repaired, and nobody was there to ask: its operator tries again.
     Alone,
@@ -51,19 +62,62 @@ struct Inner {
     state: Mutex<State>,
     slowest_ms: AtomicU64,
     random: Mutex<StdRng>,
+    trace: Mutex<XxHash3_64>,
 }
 
 #[derive(Default)]
 struct State {
     /// How often each step was taken.
     steps: BTreeMap<String, u64>,
-    aim: Option<Aim>,
+    aims: Vec<Aim>,
     cut: Option<String>,
-    fails_after: Option<u64>,
-    failed: bool,
+    failures: Vec<Failure>,
+    /// What failed that must last, and since when the process has had time to see it.
+    failed: Option<(String, u64)>,
     damaged: bool,
-    full: bool,
-    refused: u64,
+    /// Which shortage of space lasts, and how many writes had been refused before it.
+    full: Option<(u64, u64)>,
+    shortages: u64,
+}
+
+/// A disk's error that is to come.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    /// After so many operations of its kind that don't fail.
+    pub after: u64,
+    /// What fails.
+    pub what: Fails,
+    /// How much of a write lands.
+    pub landed: u64,
+}
+
+/// What a disk fails to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fails {
+    /// Something that changes it: a write lands in part, and what a sync was to write may be lost for ever.
+    Changing,
+    /// Reading, with an error.
+    Reading,
+    /// Reading, silently: a bit is another one.
+    ReadingTruly,
+}
+
+impl Failure {
+    fn concerns(&self, operation: &Operation<'_>) -> bool {
+        match self.what {
+            Fails::Changing => operation.changes(),
+            Fails::Reading | Fails::ReadingTruly => matches!(operation.kind, Kind::Read { .. }),
+        }
+    }
+
+    fn verdict(&self) -> Verdict {
+        let error = || io::Error::other(format!("the disk failed ({INJECTED})"));
+        match self.what {
+            Fails::Changing => Verdict::FailInPart { error: error(), landed: self.landed },
+            Fails::Reading => Verdict::Fail(error()),
+            Fails::ReadingTruly => Verdict::Flip { byte: self.landed / 8, bit: (self.landed % 8) as u8 },
+        }
+    }
 }
 
 struct Aim {
@@ -77,6 +131,7 @@ impl Faults for Inner {
         let mut state = self.state.lock();
         let name = operation.name();
         let verdict = state.verdict(operation, &name);
+        self.note(operation, &name, &verdict);
         *state.steps.entry(name).or_default() += 1;
         verdict
     }
@@ -84,33 +139,49 @@ impl Faults for Inner {
 
 impl State {
     fn verdict(&mut self, operation: &Operation<'_>, name: &str) -> Verdict {
-        if let Some(aim) = self.aim.as_mut().filter(|aim| aim.step == name) {
-            if aim.times == 0 {
-                let when = if aim.done { "after" } else { "before" };
-                let done = aim.done;
-                self.cut = Some(format!("{when} \"{name}\""));
-                self.aim = None;
-                return Verdict::CutPower { done };
-            }
-            aim.times -= 1;
+        if let Some(done) = self.aimed_at(name) {
+            let when = if done { "after" } else { "before" };
+            self.cut = Some(format!("{when} \"{name}\""));
+            return Verdict::CutPower { done };
         }
-        if let Some(left) = self.fails_after.as_mut().filter(|_| operation.changes()) {
-            if *left == 0 {
-                (self.fails_after, self.failed) = (None, true);
-                return Verdict::Fail(io::Error::other("the disk failed (a fault of the storm)"));
-            }
-            *left -= 1;
+        let Some(failure) = self.failure(operation) else { return Verdict::Proceed };
+        match failure.what {
+            Fails::Changing if must_last(operation) => self.failed = Some((name.to_owned(), 0)),
+            Fails::ReadingTruly => self.damaged = true,
+            _ => {}
         }
-        Verdict::Proceed
+        failure.verdict()
+    }
+
+    /// Whether the power goes at this step, and if so, whether after it.
+    fn aimed_at(&mut self, name: &str) -> Option<bool> {
+        let hit = self.aims.iter().position(|aim| aim.step == name && aim.times == 0);
+        self.aims
+            .iter_mut()
+            .filter(|aim| aim.step == name)
+            .for_each(|aim| aim.times = aim.times.saturating_sub(1));
+        hit.map(|at| self.aims.remove(at).done)
+    }
+
+    fn failure(&mut self, operation: &Operation<'_>) -> Option<Failure> {
+        let hit = self.failures.iter().position(|it| it.concerns(operation) && it.after == 0);
+        let others = self.failures.iter_mut().filter(|it| it.concerns(operation));
+        others.for_each(|it| it.after = it.after.saturating_sub(1));
+        hit.map(|at| self.failures.remove(at))
     }
 }
 
 impl HostDisk {
     pub(super) fn new(seed: u64) -> Self {
+        Self::traced(seed, XxHash3_64::with_seed(0))
+    }
+
+    fn traced(seed: u64, trace: XxHash3_64) -> Self {
         let inner = Arc::new(Inner {
             state: Mutex::default(),
             slowest_ms: AtomicU64::new(0),
             random: Mutex::new(StdRng::seed_from_u64(seed)),
+            trace: Mutex::new(trace),
         });
         let slow = Arc::clone(&inner);
         let tasks = Tasks::new(Arc::new(move |_| slow.delay()));
@@ -125,6 +196,7 @@ impl HostDisk {
     /// The process was killed; the machine was not.
     pub(super) fn kill(&mut self) {
         self.disk = self.disk.kill();
+        self.inner.state.lock().failed = None;
     }
 
     /// The process ended by itself.
@@ -147,7 +219,8 @@ impl HostDisk {
             }
             fate
         });
-        self.inner.state.lock().cut = None;
+        let mut state = self.inner.state.lock();
+        (state.cut, state.failed) = (None, None);
         losses
     }
 
@@ -156,18 +229,37 @@ impl HostDisk {
         self.inner.state.lock().cut.take()
     }
 
+    /// What failed long ago, though it must last, and the process runs on. `runs`: it is given time.
+    pub(super) fn ignored_failure(&self, now_ms: u64, runs: bool) -> Option<String> {
+        let mut state = self.inner.state.lock();
+        let (_, since) = state.failed.as_mut()?;
+        if *since == 0 || !runs {
+            *since = now_ms;
+        }
+        let over = now_ms - *since > LONGEST_DENIAL_MS;
+        state.failed.take_if(|_| over).map(|(what, _)| what)
+    }
+
     /// Everything works again from now on.
     pub(super) fn heal(&mut self) {
-        self.slow_down(0);
-        self.give_space();
+        self.inner.slowest_ms.store(0, Ordering::Relaxed);
+        self.disk.set_capacity(None);
         let mut state = self.inner.state.lock();
-        (state.aim, state.fails_after) = (None, None);
+        state.full = None;
+        state.aims.clear();
+        state.failures.clear();
+    }
+
+    /// A number that two runs have in common only if the same was done to the disk in the same order.
+    pub(super) fn fingerprint(&self) -> u64 {
+        self.inner.trace.lock().finish()
     }
 
     /// An empty disk in the place of this one.
     pub(super) fn wipe(&mut self) {
         let seed = self.inner.random.lock().random();
-        *self = Self::new(seed);
+        let trace = self.inner.trace.lock().clone();
+        *self = Self::traced(seed, trace);
     }
 
     /// Whether there is nothing on it.
@@ -177,7 +269,7 @@ impl HostDisk {
 
     /// What the storm did that explains why a replica ended with this error.
     pub(super) fn explains_end(&self, why: &str) -> Explanation {
-        let mut state = self.inner.state.lock();
+        let state = self.inner.state.lock();
         if why.contains("the state of replica") {
             // Its digest differs from the others' (spec G-9), which no fault of the storm explains.
             return Explanation::None;
@@ -189,11 +281,8 @@ impl HostDisk {
         if state.damaged && why.contains("damaged") {
             return Explanation::Damage;
         }
-        if std::mem::take(&mut state.failed) || state.full || state.refused > 0 {
-            state.refused = 0;
-            return Explanation::Passing;
-        }
-        Explanation::None
+        // A full disk explains nothing: it must not end a replica (spec G-8).
+        if why.contains(INJECTED) { Explanation::Passing } else { Explanation::None }
     }
 
     /// The names of all steps that storage operations have taken so far.
@@ -203,12 +292,12 @@ impl HostDisk {
 
     /// Cuts the power at the so many-th next step of this name, before it or right after.
     pub fn cut_power_at(&self, step: &str, times: u64, done: bool) {
-        self.inner.state.lock().aim = Some(Aim { step: step.to_owned(), times, done });
+        self.inner.state.lock().aims.push(Aim { step: step.to_owned(), times, done });
     }
 
-    /// One operation that changes the disk fails, after so many that don't.
-    pub fn fail_after(&self, operations: u64) {
-        self.inner.state.lock().fails_after = Some(operations);
+    /// One operation fails, besides those that are to fail already.
+    pub fn fail(&self, failure: Failure) {
+        self.inner.state.lock().failures.push(failure);
     }
 
     /// Each turn takes up to so many milliseconds more.
@@ -216,21 +305,29 @@ impl HostDisk {
         self.inner.slowest_ms.store(slowest_ms, Ordering::Relaxed);
     }
 
-    /// Only so many more bytes fit.
-    pub fn leave_only(&self, bytes: u64) {
-        self.disk.set_capacity(Some(self.disk.used() + bytes));
-        self.inner.state.lock().full = true;
+    /// Ends [`HostDisk::slow_down`], unless another has begun since.
+    pub fn speed_up(&self, slowest_ms: u64) {
+        let _ = self.inner.slowest_ms.compare_exchange(slowest_ms, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// There is space again; whether any was missed can be seen by how much is left.
-    pub fn give_space(&self) -> bool {
+    /// Only so many more bytes fit; a number to end it by.
+    pub fn leave_only(&self, bytes: u64) -> u64 {
+        self.disk.set_capacity(Some(self.disk.used() + bytes));
         let mut state = self.inner.state.lock();
-        let was = std::mem::take(&mut state.full);
-        let left = self.disk.free_bytes(&PathBuf::from("/")).unwrap_or(0);
+        state.shortages += 1;
+        state.full = Some((state.shortages, self.disk.refused()));
+        state.shortages
+    }
+
+    /// There is space again, unless another shortage has begun since. Whether a write was refused,
+    /// or the log was told that there is no space.
+    pub fn give_space(&self, shortage: u64) -> bool {
+        let mut state = self.inner.state.lock();
+        let Some((_, before)) = state.full.take_if(|(current, _)| *current == shortage) else { return false };
+        // A log asks before it makes a segment, and takes no more writes when there is no space for it.
+        let told_short = self.disk.least_told(Path::new(LOG_FOLDER)).is_some_and(|free| free < SEGMENT_BYTES);
         self.disk.set_capacity(None);
-        let hit = was && left < 32 << 10;
-        state.refused += u64::from(hit);
-        hit
+        told_short || self.disk.refused() > before
     }
 
     /// Makes one bit of one of the replica's files another one; what was flipped, in words.
@@ -260,13 +357,31 @@ impl HostDisk {
         Some(format!("bit {bit} of byte {at} of {} is flipped", path.display()))
     }
 
-    /// Whether a bit was flipped since the disk was new, found or not.
+    /// Whether a bit was flipped since the disk was new, found or not, or is going to be.
     pub(super) fn is_damaged(&self) -> bool {
-        self.inner.state.lock().damaged
+        let state = self.inner.state.lock();
+        state.damaged || state.failures.iter().any(|it| it.what == Fails::ReadingTruly)
     }
 }
 
+/// Whether a replica must end if this fails: it can't know any more what it has promised.
+fn must_last(operation: &Operation<'_>) -> bool {
+    let is_record = matches!(operation.thing(), "log segment" | "control");
+    is_record && matches!(operation.kind, Kind::Write { .. } | Kind::SyncData)
+}
+
 impl Inner {
+    fn note(&self, operation: &Operation<'_>, name: &str, verdict: &Verdict) {
+        let mut trace = self.trace.lock();
+        trace.write_u64(operation.serial);
+        trace.write(name.as_bytes());
+        // The lock file names the real process.
+        if let (Kind::Write { bytes, .. }, false) = (operation.kind, operation.thing() == "lock file") {
+            trace.write(bytes);
+        }
+        trace.write_u8(u8::from(matches!(verdict, Verdict::Proceed)));
+    }
+
     fn delay(&self) -> Duration {
         let mut random = self.random.lock();
         let usual = Duration::from_micros(random.random_range(USUAL_US.0..=USUAL_US.1));

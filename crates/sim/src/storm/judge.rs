@@ -15,6 +15,12 @@ use crate::history::{Counts, History};
 /// How long after its lease a session may still be there: each change of leader gives it a whole lease again.
 const LATEST_END: Duration = Duration::from_secs(120);
 
+/// So many calls are answered in any storm of 30 s, or the cell served nobody.
+const FEWEST_ANSWERS: u64 = 10;
+
+/// Workers that pause longer are asked for no number of calls.
+const MOST_THOUGHT: Duration = Duration::from_secs(1);
+
 /// What came of one storm.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -53,10 +59,12 @@ pub struct Report {
 pub(super) fn judge(storm: Storm, began: std::time::Instant) -> Report {
     let history = storm.recorder.history();
     let linear = linear::check(&history, linear::STEPS);
-    let [events, sessions] = storm.watch.judge(rules(&storm));
+    let [events, sessions] = storm.watch.judge(&history, rules(&storm));
     let others = [exactly_once::check(&history, &finals(&storm)), digests::check(&storm.digests)];
     let checked = events.checked;
     let mut anomalies = storm.watch.anomalies();
+    let seen = [("events", events.checked), ("sessions", sessions.checked), ("digests", others[1].checked)];
+    anomalies.extend(too_little(&storm, history.counts().answered, &seen));
     for report in [&linear, &events, &sessions].into_iter().chain(&others) {
         anomalies.extend(report.anomalies.iter().cloned());
     }
@@ -72,10 +80,26 @@ pub(super) fn judge(storm: Storm, began: std::time::Instant) -> Report {
         anomalies,
         faults: storm.fired.iter().map(|(name, times)| ((*name).to_owned(), *times)).collect(),
         failovers_us: storm.failovers_us.clone(),
-        fingerprint: storm.engine.fingerprint(),
+        fingerprint: storm.fingerprint(&history),
         timeline: storm.timeline.notes(),
         history,
     }
+}
+
+/// A storm in which hardly anything happened proves nothing, however clean.
+fn too_little(storm: &Storm, answered: u64, seen: &[(&str, u64)]) -> Vec<String> {
+    let mut missing: Vec<String> = seen
+        .iter()
+        .filter(|(_, checked)| *checked == 0)
+        .map(|(what, _)| format!("no {what} were checked"))
+        .collect();
+    let plan = &storm.plan;
+    let is_busy = plan.leader_crashes == 0 && plan.think <= MOST_THOUGHT;
+    let floor = if is_busy { FEWEST_ANSWERS * plan.seconds.min(30) / 30 } else { 1 };
+    if answered < floor {
+        missing.push(format!("only {answered} calls were answered, of at least {floor}"));
+    }
+    missing
 }
 
 /// Sessions have 2 % for drifting clocks, as much as a client counts on (spec S-4), and end when nobody leads for

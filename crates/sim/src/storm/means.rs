@@ -1,17 +1,22 @@
 //! What faults can do to a storm's machines, and what they can know of them.
 
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bramah_cell::Change;
 use rand::RngExt;
 use rand::rngs::StdRng;
+use twox_hash::XxHash3_64;
 
 use super::replica::{Known, Slot};
 use super::timeline::Kind;
 use super::{LONGEST_CHANGE_MS, Manner, Replica, Storm, disk, make};
 use crate::engine::network::Network;
 use crate::engine::{HostId, Pace};
+
+/// What a new machine's wall clock is off by at most: a day.
+const WALL_OFF_MS: i64 = 86_400_000;
 
 impl Storm {
     /// Simulated milliseconds since the beginning.
@@ -85,10 +90,17 @@ impl Storm {
         self.replicas.iter().map(|replica| replica.host).chain(self.applications.iter().copied()).collect()
     }
 
-    /// A machine, by chance.
-    pub fn any_host(&mut self) -> HostId {
+    /// Two machines, by chance.
+    pub fn two_hosts(&mut self) -> (HostId, HostId) {
         let hosts = self.hosts();
-        hosts[self.random.random_range(0..hosts.len())]
+        let one = self.random.random_range(0..hosts.len());
+        let other = (one + self.random.random_range(1..hosts.len())) % hosts.len();
+        (hosts[one], hosts[other])
+    }
+
+    /// The machine of an application, by chance.
+    pub fn any_application(&mut self) -> HostId {
+        self.applications[self.random.random_range(0..self.applications.len())]
     }
 
     /// The machines of the other replicas.
@@ -100,7 +112,7 @@ impl Storm {
     pub fn block(&mut self, fault: &'static str, links: Vec<(HostId, HostId)>, lasts_ms: u64) {
         let set = |storm: &Storm, links: &[(HostId, HostId)], blocked: bool| {
             for (from, to) in links {
-                storm.network().set_link(*from, *to, |link| link.blocked = blocked);
+                storm.network().set_link(*from, *to, |link| link.block(blocked));
             }
         };
         let before = self.network().counts().blocked;
@@ -133,6 +145,18 @@ impl Storm {
         }
     }
 
+    /// Has a replica's process get along with time like this for a while, unless something else changes it before.
+    pub fn pace_for(&mut self, replica: usize, pace: Pace, lasts_ms: u64) {
+        self.set_pace(replica, pace);
+        let host = self.replicas[replica].host;
+        let change = self.engine.host(host).pace_changes();
+        self.later(lasts_ms, move |storm| {
+            if storm.engine.host(host).pace_changes() == change {
+                storm.set_pace(replica, Pace::Rate(1.0));
+            }
+        });
+    }
+
     /// Moves a replica's wall clock.
     pub fn jump_wall_clock(&mut self, replica: usize, by_ms: i64) {
         self.replicas[replica].wall_off_ms.fetch_add(by_ms, Ordering::Relaxed);
@@ -140,6 +164,11 @@ impl Storm {
 
     /// Starts a replica's process.
     pub fn start(&mut self, replica: usize, manner: Manner) {
+        if self.replicas[replica].starts == 0 {
+            // No two machines agree on the time: the wall clock is read when a cell begins.
+            let off = self.random.random_range(-WALL_OFF_MS..=WALL_OFF_MS);
+            self.jump_wall_clock(replica, off);
+        }
         let founders = self.replicas.iter().filter(|it| !it.joins).map(Replica::member).collect();
         let others =
             self.replicas.iter().filter(|it| it.number != self.replicas[replica].number && !it.retired);
@@ -189,14 +218,31 @@ impl Storm {
         self.timeline.note(Some(self.replicas[replica].number), Kind::Ended, &what);
     }
 
+    /// A replica that goes on after its disk failed to keep what must last promises what it can't know.
+    pub(super) fn see_ignored_failure(&mut self, replica: usize) {
+        let runs = matches!(self.engine.host(self.replicas[replica].host).pace(), Pace::Rate(_));
+        if let Some(what) = self.replicas[replica].disk.ignored_failure(self.now_ms(), runs) {
+            self.watch.report(format!("replica {} goes on, though \"{what}\" had failed", replica + 1));
+        }
+    }
+
+    /// A number that two runs have in common only if packets came at the same instants, the same bytes were
+    /// written, and clients were told the same.
+    pub(super) fn fingerprint(&self, history: &crate::history::History) -> u64 {
+        let mut all = XxHash3_64::with_seed(self.engine.fingerprint());
+        self.replicas.iter().for_each(|replica| all.write_u64(replica.disk.fingerprint()));
+        all.write(format!("{history:?}").as_bytes());
+        all.finish()
+    }
+
     /// Starts a replica again after a while, if it is down then.
     pub fn restart_later(&mut self, replica: usize, after_ms: u64) {
         self.later(after_ms, move |storm| storm.start_if_down(replica));
     }
 
-    /// How long a replica stays away: a third come back before anybody has missed them, as a supervisor starts them.
+    /// How long a replica stays away: half of them come back before anybody has missed them, as a supervisor starts them.
     pub fn time_away(&mut self) -> u64 {
-        if self.random.random_ratio(1, 3) {
+        if self.random.random_bool(0.5) {
             self.random.random_range(5..120)
         } else {
             self.random.random_range(120..4_000)

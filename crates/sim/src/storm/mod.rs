@@ -42,6 +42,11 @@ const FAR_MS: (u64, u64) = (20, 70);
 const SAMPLE_MS: u64 = 200;
 /// Pause between two faults, in milliseconds.
 const PAUSE_MS: (u64, u64) = (150, 2_500);
+/// A cell that is whole does one write to a counter and one to a file within this, in milliseconds.
+const PROOF_LIMIT_MS: u64 = 10_000;
+/// When no session may be left: the calls under way take 6 s at most and the end of a session 2.5 s, a lease lasts 12 s
+/// from then or from the last election, of which there may be two, and its end is looked for every half second.
+const SESSIONS_LIMIT_MS: u64 = 28_000;
 
 /// What is to be simulated.
 #[derive(Clone, Debug)]
@@ -135,6 +140,8 @@ pub struct Storm {
     serial: u64,
     enough: Arc<AtomicBool>,
     applications: Vec<HostId>,
+    /// How many processes of applications there were so far.
+    incarnations: u32,
     /// Until when a change of the members is under way at most, and whether it has come to its end.
     changing: Option<(u64, Arc<AtomicBool>)>,
     /// Replicas that were asked to leave for good.
@@ -177,6 +184,7 @@ impl Storm {
             serial: 0,
             enough: Arc::default(),
             applications: Vec::new(),
+            incarnations: 0,
             changing: None,
             leaving: BTreeSet::new(),
             failovers_us: Vec::new(),
@@ -211,8 +219,10 @@ impl Storm {
     }
 
     fn application(&mut self, host: HostId, number: u32) -> Application {
+        self.incarnations += 1;
         Application {
             number,
+            incarnation: self.incarnations,
             seed: self.random.random(),
             addresses: self.replicas.iter().map(|replica| replica.member().1.client_address).collect(),
             transport: self.engine.transport(host),
@@ -277,12 +287,60 @@ impl Storm {
                 states.join("; ")
             ));
         }
+        self.prove_that_it_writes();
         self.read_everything();
         self.sample_digests();
+        self.see_the_last_events();
+        self.see_sessions_end();
         let purged =
             self.replicas.iter().filter_map(Replica::cell).filter(|cell| cell.status().purged_index > 0);
         let purged = purged.count() > 0;
         self.fired_if("snapshots and purges", purged);
+    }
+
+    fn prove_that_it_writes(&mut self) {
+        let host = self.engine.add_host("writer");
+        let addresses = self.members().map(|replica| replica.member().1.client_address).collect();
+        let application = Application { addresses, ..self.application(host, 0) };
+        let done = Arc::new(AtomicBool::new(false));
+        self.engine.start(host, client::prove(application, Arc::clone(&done)));
+        let limit = self.now_ms() + PROOF_LIMIT_MS;
+        while !done.load(Ordering::Relaxed) && self.now_ms() < limit {
+            self.run_for(50);
+        }
+        if !done.load(Ordering::Relaxed) {
+            self.watch.report(format!("a cell that came together did not write within {PROOF_LIMIT_MS} ms"));
+        }
+    }
+
+    /// Every replica that is up has told of all changes that its state shows.
+    fn see_the_last_events(&mut self) {
+        self.run_for(SAMPLE_MS);
+        for replica in self.members() {
+            if let Some(cell) = replica.cell() {
+                self.watch.ends(replica.number, &cell);
+            }
+        }
+    }
+
+    /// All applications are closed or dead: after their last leases nothing is left of them (spec S-8).
+    fn see_sessions_end(&mut self) {
+        let limit = self.now_ms() + SESSIONS_LIMIT_MS;
+        while !self.sessions_left().is_empty() && self.now_ms() < limit {
+            self.run_for(100);
+        }
+        for left in self.sessions_left() {
+            self.watch.report(format!("{left} {SESSIONS_LIMIT_MS} ms after all applications are gone"));
+        }
+    }
+
+    fn sessions_left(&self) -> Vec<String> {
+        let left = self.members().filter_map(|replica| {
+            let cell = replica.cell()?;
+            let sessions: Vec<u64> = cell.read(|state| state.sessions().map(|(id, _)| id.0).collect());
+            (!sessions.is_empty()).then(|| format!("{replica:?} still has the sessions {sessions:?}"))
+        });
+        left.collect()
     }
 
     /// Reads every key through every replica, so that the history ends with what is there.
@@ -290,8 +348,8 @@ impl Storm {
         let members: Vec<u64> = self.members().map(|replica| replica.number).collect();
         for replica in (0..self.replicas.len()).filter(|it| members.contains(&(*it as u64 + 1))) {
             let host = self.engine.add_host("reader");
-            let mut application = self.application(host, 1_000 + replica as u32);
-            application.addresses = vec![self.replicas[replica].member().1.client_address];
+            let addresses = vec![self.replicas[replica].member().1.client_address];
+            let application = Application { addresses, ..self.application(host, 0) };
             let done = Arc::new(AtomicBool::new(false));
             self.engine.start(host, client::read_all(application, Arc::clone(&done)));
             let limit = self.now_ms() + CONVERGENCE_LIMIT_MS;
@@ -370,6 +428,8 @@ impl Storm {
                 let pause = self.time_away();
                 self.restart_later(replica, pause);
             }
+            self.see_ignored_failure(replica);
+            self.see_early_entrance(replica);
             if std::mem::take(&mut self.replicas[replica].slot.lock().stopped) {
                 self.timeline.note(Some(self.replicas[replica].number), Kind::Ended, "stopped");
                 self.engine.kill(self.replicas[replica].host);
@@ -380,6 +440,20 @@ impl Storm {
             if let Some(why) = ended {
                 self.ended_by_itself(replica, &why);
             }
+        }
+    }
+
+    /// A replica that forgot what it had promised takes part in all only once it was repaired (spec G-4).
+    fn see_early_entrance(&mut self, replica: usize) {
+        let Replica { lost_at: Some(lost_at), number, .. } = self.replicas[replica] else { return };
+        let status = self.replicas[replica].cell().map(|cell| cell.status());
+        let Some(status) = status.filter(|status| status.trouble.is_empty()) else { return };
+        self.replicas[replica].lost_at = None;
+        if status.applied_index < lost_at {
+            let applied = status.applied_index;
+            self.watch.report(format!(
+                "replica {number} lost its folder after entry {lost_at} and takes part in all with entry {applied}"
+            ));
         }
     }
 
@@ -396,6 +470,9 @@ impl Storm {
             disk::Explanation::Damage => {
                 self.fired("repair from the others");
                 self.replicas[replica].disk.wipe();
+                let applied =
+                    self.replicas.iter().filter_map(Replica::cell).map(|cell| cell.status().applied_index);
+                self.replicas[replica].lost_at = applied.max();
                 self.start(replica, Manner::Replace);
             }
             disk::Explanation::Passing => {

@@ -62,6 +62,8 @@ pub struct Replica {
     far_apart: bool,
     /// It has lost its data once, and is told of the members that there are now.
     replaced: bool,
+    /// It lost its folder when the cell had applied so much, and may not take part in all before it has that again.
+    pub(super) lost_at: Option<u64>,
     /// It came later: it joins the cell, instead of founding it.
     pub(super) joins: bool,
     /// The cell has removed it for good.
@@ -85,6 +87,7 @@ impl Replica {
             starts: 0,
             far_apart,
             replaced: false,
+            lost_at: None,
             joins: false,
             retired: false,
         }

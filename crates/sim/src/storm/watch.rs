@@ -12,6 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::timeline::{Kind, Timeline};
 use crate::check::{events, sessions};
 use crate::engine;
+use crate::history::History;
 
 /// How often the sessions of a replica are looked at.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -25,7 +26,11 @@ struct Seen {
     changes: BTreeMap<u64, Vec<events::Change>>,
     watchers: Vec<events::Watcher>,
     sessions: Vec<sessions::Record>,
+    /// Their clients are about to end them.
+    closing: BTreeSet<u64>,
     ended: BTreeSet<u64>,
+    /// The last watcher of each replica, and the snapshot that it knew.
+    newest: BTreeMap<ReplicaId, (usize, u64)>,
     anomalies: Vec<String>,
     timeline: Timeline,
 }
@@ -51,10 +56,21 @@ impl Watch {
     }
 
     /// Judges the events and the sessions that were seen until now.
-    pub(super) fn judge(&self, rules: sessions::Rules) -> [crate::check::Report; 2] {
+    pub(super) fn judge(&self, history: &History, rules: sessions::Rules) -> [crate::check::Report; 2] {
         let seen = self.0.lock();
-        let changes: Vec<events::Change> = seen.changes.values().flatten().cloned().collect();
+        let changes = events::all_changes(&seen.changes, history, &seen.watchers);
         [events::check(&changes, &seen.watchers), sessions::check(&seen.sessions, rules)]
+    }
+
+    /// This replica has told all that its state shows now.
+    pub(super) fn ends(&self, replica: ReplicaId, cell: &Cell) {
+        let (revision, snapshot) = (cell.read(State::revision), cell.status().snapshot_index);
+        let mut seen = self.0.lock();
+        // With another snapshot, entries and their events may have been left out.
+        if let Some((watcher, _)) = seen.newest.get(&replica).copied().filter(|(_, known)| *known == snapshot)
+        {
+            seen.watchers[watcher].until = Some(revision);
+        }
     }
 
     /// Says that something is wrong.
@@ -74,11 +90,8 @@ impl Watch {
 
     /// A client is about to end its session.
     pub(super) fn closes(&self, session: u64) {
-        let record = sessions::Record { session, at: engine::now_ns(), event: sessions::Event::Closed };
-        let mut seen = self.0.lock();
         // That it is gone from now on has a cause, and isn't the end of a lease.
-        seen.ended.insert(session);
-        seen.sessions.push(record);
+        self.0.lock().closing.insert(session);
     }
 
     /// Follows one process of a replica until it dies.
@@ -113,10 +126,13 @@ impl Watch {
         let newest = cell.read(State::revision);
         let mut seen = self.0.lock();
         let name = format!("replica {replica} from revision {newest} on");
-        seen.watchers.push(events::Watcher { name, under: "/".into(), seen: Vec::new() });
+        let new =
+            events::Watcher { name, under: "/".into(), after: Some(newest), until: None, seen: Vec::new() };
+        seen.watchers.push(new);
         let watcher = seen.watchers.len() - 1;
-        drop(seen);
         let snapshot = cell.status().snapshot_index;
+        seen.newest.insert(replica, (watcher, snapshot));
+        drop(seen);
         Following { replica, cell, watcher, newest, snapshot, sessions: BTreeSet::new() }
     }
 
@@ -136,6 +152,7 @@ impl Watch {
         }
         following.snapshot = snapshot;
         let mut seen = self.0.lock();
+        seen.newest.insert(following.replica, (following.watcher, snapshot));
         for event in batch {
             following.newest = following.newest.max(event.revision);
             let change = events::Change {
@@ -160,8 +177,9 @@ impl Watch {
         for session in gone {
             // Whoever is first sees it best; another replica may learn of it much later.
             if seen.ended.insert(session) {
-                let at = engine::now_ns();
-                seen.sessions.push(sessions::Record { session, at, event: sessions::Event::Expired });
+                let closed = seen.closing.contains(&session);
+                let event = if closed { sessions::Event::Closed } else { sessions::Event::Expired };
+                seen.sessions.push(sessions::Record { session, at: engine::now_ns(), event });
             }
         }
         following.sessions = now;

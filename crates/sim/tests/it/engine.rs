@@ -65,7 +65,7 @@ fn a_blocked_link_holds_what_it_gets_until_it_is_healed() {
     let mut pair = pair(2);
     pair.engine.run_until(200);
     let before = lines(&pair.received).len();
-    pair.engine.network().set_link(1, 0, |link| link.blocked = true);
+    pair.engine.network().set_link(1, 0, |link| link.block(true));
     pair.engine.run_until(5_000);
     assert!(lines(&pair.received).len() <= before + 1, "what was on its way may still arrive");
     pair.engine.network().heal();

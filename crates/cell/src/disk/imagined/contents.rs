@@ -112,6 +112,16 @@ impl Contents {
     }
 }
 
+/// The numbers of the pages that hold `from..to`.
+pub(super) fn pages(from: u64, to: u64) -> std::ops::Range<u64> {
+    from / PAGE..to.div_ceil(PAGE)
+}
+
+/// Where a page begins and ends.
+pub(super) fn range_of(page: u64) -> (u64, u64) {
+    (page * PAGE, (page + 1) * PAGE)
+}
+
 /// Calls `visit` with each page of `from..to`: its number, the range within it, and how far behind `from` it is.
 fn each_page(from: u64, to: u64, mut visit: impl FnMut(usize, usize, usize, usize)) {
     let mut at = from;

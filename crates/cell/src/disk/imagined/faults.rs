@@ -61,6 +61,13 @@ pub enum Kind<'a> {
     Callback,
 }
 
+impl Kind<'_> {
+    /// Whether something of it stays when it fails ([`Verdict::FailInPart`]).
+    pub(super) fn leaves_a_trace(&self) -> bool {
+        matches!(self, Kind::Write { .. } | Kind::Fill { .. } | Kind::SyncData)
+    }
+}
+
 /// An operation that is about to be done.
 #[derive(Clone, Copy, Debug)]
 pub struct Operation<'a> {
@@ -148,6 +155,15 @@ pub enum Verdict {
     Proceed,
     /// It fails and changes nothing.
     Fail(io::Error),
+    /// It fails, but not without a trace. Of a write, or of zeros, the first bytes land. A failed sync leaves what
+    /// was not synced readable, and later syncs take it for written: Linux marks such pages clean (Rebello and
+    /// others, "Can Applications Recover from fsync Failures?", 2020). Everything else changes nothing.
+    FailInPart {
+        /// What the caller is told.
+        error: io::Error,
+        /// How many bytes of a write land; taken modulo one more than their number.
+        landed: u64,
+    },
     /// The power goes: this and every later operation fails, and no worker takes a turn any more.
     CutPower {
         /// The operation is done, but nobody is told; else it isn't done at all.

@@ -7,6 +7,7 @@
 //!   the file's length. A lost sector behind the old end reads as zeros.
 //! - A name lasts once its folder is synced; that of a folder too. Changes of names that are not synced survive
 //!   up to some point of their order, as a journal keeps them.
+//! - What a failed sync was to write may be lost, though it can be read, and though the next sync succeeds.
 //! - Zeros that are written take space, a hole takes none. Nothing is ever half done for want of space.
 //! - A lock lasts until it is dropped, or the machine stops.
 //!
@@ -52,10 +53,19 @@ impl fmt::Debug for ImaginedDisk {
 type Flip = Option<(u64, u8)>;
 
 /// What came of asking.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Asked {
     flip: Flip,
     pretend: bool,
+    /// It fails, after so many bytes have landed ([`Verdict::FailInPart`]).
+    fails_after: Option<u64>,
+}
+
+impl Asked {
+    /// How many of so many bytes land.
+    fn landed(&self, length: u64) -> u64 {
+        self.fails_after.map_or(length, |landed| landed % (length + 1))
+    }
 }
 
 impl ImaginedDisk {
@@ -81,12 +91,24 @@ impl ImaginedDisk {
 
     /// Bytes that the disk holds; `None` for no limit. A smaller number than is used takes nothing away.
     pub fn set_capacity(&self, bytes: Option<u64>) {
-        self.tree().capacity = bytes;
+        let mut tree = self.tree();
+        tree.capacity = bytes;
+        tree.told.clear();
     }
 
     /// Bytes that its files take, in blocks of 4 KiB.
     pub fn used(&self) -> u64 {
         self.tree().used()
+    }
+
+    /// Writes that were refused so far, because they wanted more space than there was.
+    pub fn refused(&self) -> u64 {
+        self.tree().refused
+    }
+
+    /// The least free space that anybody was told who asked about this folder since the capacity was set.
+    pub fn least_told(&self, folder: &Path) -> Option<u64> {
+        self.tree().told.get(&tidy(folder)).copied()
     }
 
     /// Operations that were asked for so far.
@@ -195,9 +217,9 @@ impl ImaginedDisk {
         &self,
         path: &Path,
         kind: Kind<'_>,
-        change: impl FnOnce(&mut Tree, Flip) -> io::Result<()>,
+        change: impl FnOnce(&mut Tree, Asked) -> io::Result<()>,
     ) -> io::Result<()> {
-        self.operate(path, kind, |tree, asked| if asked.pretend { Ok(()) } else { change(tree, asked.flip) })
+        self.operate(path, kind, |tree, asked| if asked.pretend { Ok(()) } else { change(tree, asked) })
     }
 
     /// Asks what is to happen, and lets it.
@@ -217,30 +239,29 @@ impl ImaginedDisk {
         };
         let verdict = self.faults.before(&Operation { serial, kind, path });
         let mut tree = self.tree();
-        let mut asked = Asked { flip: None, pretend: false };
-        let told = match verdict {
+        let mut asked = Asked::default();
+        let mut told = Ok(());
+        match verdict {
             // Another thread, or whoever was asked, may have cut it meanwhile.
             _ if tree.power_is_cut => return Err(io::Error::other(PowerCut)),
-            Verdict::Proceed => true,
-            Verdict::Pretend => {
-                asked.pretend = true;
-                true
-            }
-            Verdict::Flip { byte, bit } => {
-                asked.flip = Some((byte, bit));
-                true
-            }
+            Verdict::Proceed => {}
+            Verdict::Pretend => asked.pretend = true,
+            Verdict::Flip { byte, bit } => asked.flip = Some((byte, bit)),
             Verdict::Fail(error) => return Err(error),
+            Verdict::FailInPart { error, landed } if kind.leaves_a_trace() => {
+                (asked.fails_after, told) = (Some(landed), Err(error));
+            }
+            Verdict::FailInPart { error, .. } => return Err(error),
             Verdict::CutPower { done } => {
                 tree.power_is_cut = true;
                 if !done {
                     return Err(io::Error::other(PowerCut));
                 }
-                false
+                told = Err(io::Error::other(PowerCut));
             }
-        };
+        }
         let done = operate(&mut tree, asked);
-        if told { done } else { Err(io::Error::other(PowerCut)) }
+        told.and(done)
     }
 
     fn file(&self, id: u64) -> Arc<dyn DiskFile> {
@@ -302,9 +323,15 @@ impl Disk for ImaginedDisk {
         self.change(&path, Kind::SyncFolder, |tree, _| tree.sync_folder(&path))
     }
 
-    fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
-        let tree = self.tree();
-        if tree.power_is_cut { Err(io::Error::other(PowerCut)) } else { Ok(tree.free()) }
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let mut tree = self.tree();
+        if tree.power_is_cut {
+            return Err(io::Error::other(PowerCut));
+        }
+        let free = tree.free();
+        let least = tree.told.entry(tidy(path)).or_insert(free);
+        *least = free.min(*least);
+        Ok(free)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
@@ -323,6 +350,10 @@ impl Disk for ImaginedDisk {
     fn start(&self, name: &str, worker: Box<dyn Worker>) -> io::Result<Arc<dyn Wake>> {
         let worker = PoweredWorker { disk: self.clone(), name: PathBuf::from(name), worker };
         self.scheduler.start(name, Box::new(worker))
+    }
+
+    fn latency(&self) -> std::time::Duration {
+        self.scheduler.latency()
     }
 
     fn blocks(&self) -> bool {
@@ -368,7 +399,7 @@ impl ImaginedFile {
     fn change(
         &self,
         kind: Kind<'_>,
-        change: impl FnOnce(&mut Tree, Flip) -> io::Result<()>,
+        change: impl FnOnce(&mut Tree, Asked) -> io::Result<()>,
     ) -> io::Result<()> {
         self.disk.change(&self.path(), kind, change)
     }
@@ -382,8 +413,9 @@ impl Drop for ImaginedFile {
 
 impl DiskFile for ImaginedFile {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.change(Kind::Write { offset, bytes }, |tree, flip| {
-            tree.change(self.id, Change::Bytes { offset, bytes: flipped(bytes, flip) })
+        self.change(Kind::Write { offset, bytes }, |tree, asked| {
+            let bytes = &bytes[..asked.landed(bytes.len() as u64) as usize];
+            tree.change(self.id, Change::Bytes { offset, bytes: flipped(bytes, asked.flip) })
         })
     }
 
@@ -416,12 +448,18 @@ impl DiskFile for ImaginedFile {
     }
 
     fn fill_with_zeros(&self, from: u64, to: u64) -> io::Result<()> {
-        self.change(Kind::Fill { from, to }, |tree, _| tree.change(self.id, Change::Zeros { from, to }))
+        self.change(Kind::Fill { from, to }, |tree, asked| {
+            let to = from + asked.landed(to.saturating_sub(from));
+            tree.change(self.id, Change::Zeros { from, to })
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.change(Kind::SyncData, |tree, _| {
-            tree.sync_data(self.id);
+        self.change(Kind::SyncData, |tree, asked| {
+            match asked.fails_after {
+                None => tree.sync_data(self.id),
+                Some(_) => tree.fail_sync(self.id),
+            }
             Ok(())
         })
     }

@@ -213,3 +213,56 @@ fn tasks_take_turns_under_simulated_time() {
         assert_eq!(*turns.lock().expect("no panic"), [false, false, true]);
     });
 }
+
+/// The first sync fails, everything else works.
+struct FirstSyncFails(std::sync::atomic::AtomicBool);
+
+impl Faults for FirstSyncFails {
+    fn before(&self, operation: &Operation<'_>) -> Verdict {
+        let fails =
+            operation.kind == Kind::SyncData && !self.0.swap(true, std::sync::atomic::Ordering::Relaxed);
+        let error = io::Error::other("the sync fails");
+        if fails { Verdict::FailInPart { error, landed: 0 } } else { Verdict::Proceed }
+    }
+}
+
+/// As Linux has it: the page is clean after a failed sync, so the next one succeeds and writes nothing.
+#[test]
+fn a_failed_sync_is_never_made_up_for() {
+    let fails = Arc::new(FirstSyncFails(Default::default()));
+    let disk = ImaginedDisk::new(fails, Arc::new(Inline::default()));
+    let path = Path::new("/a");
+    let file = write(&disk, "/a", &[1; 8192]);
+    disk.sync_directory(Path::new("/")).expect("a sync");
+    file.sync_data().expect_err("it fails");
+    file.sync_data().expect("it succeeds, and does nothing");
+    let killed = disk.kill();
+    assert_eq!(killed.contents(path), [1; 8192], "it can be read, by another process too");
+    let found = |disk: &ImaginedDisk, fate| disk.found(&disk.wreck(), 0, &mut all(fate)).contents(path);
+    assert_eq!(found(&killed, Fate::Keep), [1; 8192]);
+    // The length is the file system's own affair, and its journal has it.
+    assert_eq!(found(&killed, Fate::Lose), [0; 8192]);
+    // A page that is written again is synced as a whole, the others are not.
+    let disk = disk.kill();
+    let file = disk.open(path, Access::Write).expect("the file");
+    file.write_all_at(&[2; 10], 0).expect("a write");
+    file.sync_data().expect("a sync");
+    assert_eq!(found(&disk, Fate::Lose), [&[2; 10][..], &[1; 4086], &[0; 4096]].concat());
+}
+
+/// A failed write lands in part.
+#[test]
+fn a_failed_write_leaves_its_beginning() {
+    struct WritesFail;
+    impl Faults for WritesFail {
+        fn before(&self, operation: &Operation<'_>) -> Verdict {
+            let error = io::Error::other("the write fails");
+            let fails = matches!(operation.kind, Kind::Write { .. });
+            if fails { Verdict::FailInPart { error, landed: 3 } } else { Verdict::Proceed }
+        }
+    }
+    let disk = ImaginedDisk::new(Arc::new(WritesFail), Arc::new(Inline::default()));
+    let file = disk.open(Path::new("/a"), Access::Create).expect("a file");
+    file.write_all_at(&[1; 10], 0).expect_err("it fails");
+    assert_eq!(disk.contents(Path::new("/a")), [1; 3]);
+}

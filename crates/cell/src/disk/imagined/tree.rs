@@ -1,10 +1,10 @@
 //! The state of an imagined disk: files and names, as they are now and as they would be after a power cut.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use super::contents::Contents;
+use super::contents::{self, Contents};
 
 /// What the unsynced part of a file is made of, in order.
 #[derive(Clone)]
@@ -48,19 +48,63 @@ pub(super) struct File {
     /// As of the last sync.
     pub(super) durable: Contents,
     pub(super) unsynced: Vec<Change>,
+    pub(super) stranded: Stranded,
     open: u64,
 }
 
+/// What syncs that failed were to write, and no sync since has written.
+#[derive(Clone, Default)]
+pub(super) struct Stranded {
+    /// The file as it was at the last failed sync.
+    pub(super) contents: Contents,
+    /// The pages of it that count; empty if no sync has failed.
+    pub(super) pages: BTreeSet<u64>,
+}
+
+impl Stranded {
+    fn add(&mut self, contents: &Contents, ranges: &[(u64, u64)]) {
+        self.contents = contents.clone();
+        self.pages.extend(ranges.iter().flat_map(|(from, to)| contents::pages(*from, *to)));
+    }
+
+    /// Whoever writes to a page that is clean by mistake has all of it written.
+    fn remove(&mut self, length: u64, ranges: &[(u64, u64)]) {
+        if !self.pages.is_empty() {
+            self.contents.set_length(length);
+            let written = ranges.iter().flat_map(|(from, to)| contents::pages(*from, *to));
+            written.for_each(|page| _ = self.pages.remove(&page));
+        }
+    }
+}
+
 impl File {
+    /// Whether a power cut may take something away.
+    pub(super) fn is_loose(&self) -> bool {
+        !self.unsynced.is_empty() || !self.stranded.pages.is_empty()
+    }
+
     fn sync(&mut self) {
+        let ranges = self.clean();
+        self.durable.set_length(self.now.length());
+        ranges.iter().for_each(|(from, to)| self.durable.take_over(&self.now, *from, *to));
+        self.stranded.remove(self.now.length(), &ranges);
+    }
+
+    /// The pages count as written, and are not.
+    fn fail_sync(&mut self) {
+        let ranges = self.clean();
+        self.stranded.add(&self.now, &ranges);
+    }
+
+    /// Forgets what was not synced; the ranges that it may have changed.
+    fn clean(&mut self) -> Vec<(u64, u64)> {
         let mut length = self.durable.length();
         let mut ranges = Vec::new();
         for change in self.unsynced.drain(..) {
             ranges.push(change.range(length));
             length = change.length_after(length);
         }
-        self.durable.set_length(self.now.length());
-        ranges.iter().for_each(|(from, to)| self.durable.take_over(&self.now, *from, *to));
+        ranges
     }
 }
 
@@ -113,6 +157,9 @@ pub(super) struct Tree {
     pub(super) locked: Vec<u64>,
     pub(super) capacity: Option<u64>,
     pub(super) serial: u64,
+    pub(super) refused: u64,
+    /// The least free space that was told of a folder since the capacity was set.
+    pub(super) told: BTreeMap<PathBuf, u64>,
     pub(super) power_is_cut: bool,
     next_file: u64,
 }
@@ -254,6 +301,7 @@ impl Tree {
             Change::Length(_) => 0,
         };
         if missing > free {
+            self.refused += 1;
             return Err(io::ErrorKind::StorageFull.into());
         }
         change.apply(&mut file.now);
@@ -264,6 +312,13 @@ impl Tree {
     pub(super) fn sync_data(&mut self, id: u64) {
         if let Some(file) = self.files.get_mut(&id) {
             file.sync();
+        }
+    }
+
+    /// A sync that tells of a failure, once: the next one finds nothing to do.
+    pub(super) fn fail_sync(&mut self, id: u64) {
+        if let Some(file) = self.files.get_mut(&id) {
+            file.fail_sync();
         }
     }
 
@@ -294,6 +349,7 @@ impl Tree {
     pub(super) fn settled(mut self) -> Self {
         for file in self.files.values_mut() {
             file.sync();
+            file.stranded = Stranded::default();
         }
         self.durable_names.clone_from(&self.names);
         self.unsynced_names.clear();

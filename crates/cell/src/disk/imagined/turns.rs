@@ -13,6 +13,11 @@ use crate::disk::{Turn, Wake, Worker};
 pub trait Scheduler: Send + Sync {
     /// Lets `worker` take turns from now on, also one after each [`Wake::wake`].
     fn start(&self, name: &str, worker: Box<dyn Worker>) -> io::Result<Arc<dyn Wake>>;
+
+    /// How long a reader's next call is held up.
+    fn latency(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Turns are taken on the stack of whoever wakes the worker, so the same steps always happen in the same order.
@@ -128,6 +133,10 @@ impl Scheduler for Tasks {
         let wake = Arc::new(TaskWake { notify: Notify::new() });
         runtime.spawn(take_turns(name.to_owned(), worker, Arc::clone(&wake), Arc::clone(&self.latency)));
         Ok(wake)
+    }
+
+    fn latency(&self) -> Duration {
+        (self.latency)("reader")
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::contents::Contents;
-use super::tree::{Change, File, Node, Tree};
+use super::contents::{self, Contents};
+use super::tree::{Change, File, Node, Stranded, Tree};
 
 /// What a disk keeps or loses as a whole, unless it is torn within.
 pub const SECTOR_BYTES: u64 = 512;
@@ -49,11 +49,12 @@ type Sector = [u8; SECTOR_BYTES as usize];
 
 impl Wreck {
     pub(super) fn of(mut tree: Tree) -> Self {
-        let unsynced = tree.files.iter().filter(|(_, file)| !file.unsynced.is_empty());
+        let unsynced = tree.files.iter().filter(|(_, file)| file.is_loose());
         let loose = unsynced.map(|(id, file)| (*id, Loose::of(file))).collect();
         for file in tree.files.values_mut() {
             file.now = file.durable.clone();
             file.unsynced.clear();
+            file.stranded = Stranded::default();
         }
         Self { tree, loose }
     }
@@ -144,6 +145,19 @@ impl Loose {
         let mut lengths = vec![file.durable.length()];
         let mut touched: BTreeMap<u64, Vec<Sector>> = BTreeMap::new();
         let mut passing = file.durable.clone();
+        // What a failed sync was to write may have been written.
+        if !file.stranded.pages.is_empty() {
+            passing.set_length(file.stranded.contents.length());
+            note(&mut lengths, passing.length());
+        }
+        for (from, to) in file.stranded.pages.iter().map(|page| contents::range_of(*page)) {
+            passing.take_over(&file.stranded.contents, from, to);
+            for sector in from / SECTOR_BYTES..to / SECTOR_BYTES {
+                let versions =
+                    touched.entry(sector).or_insert_with(|| vec![sector_of(&file.durable, sector)]);
+                note(versions, sector_of(&passing, sector));
+            }
+        }
         for change in &file.unsynced {
             let (from, to) = change.range(passing.length());
             let first = from / SECTOR_BYTES;
@@ -193,7 +207,7 @@ fn tear(synced: Sector, (written, bytes): (Sector, u64)) -> Sector {
 
 /// Damage that nobody asked for: a bit of a file is another one, also of its synced part.
 pub(super) fn flip(file: &mut File, offset: u64, bit: u8) {
-    for contents in [&mut file.now, &mut file.durable] {
+    for contents in [&mut file.now, &mut file.durable, &mut file.stranded.contents] {
         if offset < contents.length() {
             let mut byte = [0];
             contents.read(offset, &mut byte);
@@ -208,4 +222,5 @@ pub(super) fn replace(file: &mut File, bytes: &[u8]) {
     Change::Bytes { offset: 0, bytes: bytes.into() }.apply(&mut contents);
     (file.now, file.durable) = (contents.clone(), contents);
     file.unsynced.clear();
+    file.stranded = Stranded::default();
 }

@@ -1,7 +1,11 @@
 //! Torn tails and flipped bytes.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use bramah_cell::disk::imagined::{Fate, Faults, ImaginedDisk, Inline, Operation, Verdict};
 use bramah_cell::log::{Log, LogError, LogOptions};
 use openraft::storage::{RaftLogReader, RaftLogStorage};
 
@@ -140,8 +144,8 @@ fn damage_is_explained() {
     }
 }
 
-/// Spec G-4, the window that is left: if a kill came within the moment after the last write, a flipped byte in
-/// that write looks like a torn one and it is cut off; earlier ones are damage all the same.
+/// Spec G-4, the window that is left: if a kill came within the moment after the last write, two flipped bits in
+/// that write look like a torn one and it is cut off; earlier ones are damage all the same.
 #[test]
 fn only_the_last_write_before_a_kill_can_pass_for_torn() {
     let entries = few();
@@ -150,7 +154,7 @@ fn only_the_last_write_before_a_kill_can_pass_for_torn() {
     for (number, end) in ends.iter().enumerate() {
         let disk = disk.copy();
         let mut flipped = whole.clone();
-        flipped[end - 5] ^= 1;
+        flipped[end - 5] ^= 3;
         disk.set_contents(&segment(1), flipped);
         let opened = reopen(&disk);
         if number < 3 {
@@ -214,4 +218,38 @@ fn the_vote_is_never_forgotten() {
     bramah_cell::disk::Disk::remove(&*disk, &control).expect("a removal");
     let error = reopen(&disk).err().expect("the vote is gone").to_string();
     assert!(error.contains("the file with the vote is missing"), "{error}");
+}
+
+/// The next sync of a segment fails once it is armed.
+#[derive(Default)]
+struct SyncFails(AtomicBool);
+
+impl Faults for SyncFails {
+    fn before(&self, operation: &Operation<'_>) -> Verdict {
+        let fails = operation.name() == "sync log segment" && self.0.swap(false, Ordering::Relaxed);
+        let error = io::Error::other("the sync fails");
+        if fails { Verdict::FailInPart { error, landed: 0 } } else { Verdict::Proceed }
+    }
+}
+
+/// Spec G-1: after a failed sync the system takes for written what it has lost. A process that starts on it, counts
+/// the entries and acknowledges them must have written them again before.
+#[test]
+fn what_a_failed_sync_left_is_written_again() {
+    let fails = Arc::new(SyncFails::default());
+    let disk = ImaginedDisk::new(Arc::clone(&fails) as Arc<dyn Faults>, Arc::new(Inline::default()));
+    let reopen = |disk: &ImaginedDisk| open(&disk.shared(), Path::new(FOLDER), &small());
+    let entries = few();
+    block_on(async {
+        let mut log = reopen(&disk).expect("a log");
+        append(&mut log, entries[..3].to_vec()).await.expect("an append");
+        fails.0.store(true, Ordering::Relaxed);
+        append(&mut log, entries[3..].to_vec()).await.expect_err("its sync fails");
+        let disk = disk.kill();
+        let mut log = reopen(&disk).expect("the log again");
+        let counted = entries_of(&mut log).await.expect("entries");
+        let disk = disk.found(&disk.wreck(), 0, &mut |_| Fate::Lose);
+        let mut log = reopen(&disk).expect("the log after a power cut");
+        assert_eq!(entries_of(&mut log).await.expect("entries"), counted);
+    });
 }

@@ -11,7 +11,10 @@ use futures_util::FutureExt;
 use openraft::storage::{RaftLogReader, RaftLogStorage};
 
 use super::sim_disk::SimDisk;
-use super::{Entry, IDENTITY, LogId, Meta, Vote, append, block_on, entry, log_id, small, vote};
+use super::{
+    EncodedBatch, Entry, EntryPayload, IDENTITY, LogId, Meta, Vote, append, block_on, entry, log_id, small,
+    vote,
+};
 
 const FOLDER: &str = "/data";
 const BODY: &[u8] = b"what the replica remembers, in a few hundred bytes: ";
@@ -175,5 +178,27 @@ fn a_torn_last_record_is_cut_off() {
             disk.set_contents(&segment, contents);
             assert_eq!(said(&disk).expect("the folder opens").entries.len(), 1, "lost from byte {lost}");
         }
+    });
+}
+
+/// Spec G-4: a torn record of which no more is missing than a sector with one bit in it is torn all the same.
+#[test]
+fn a_lost_sector_with_one_bit_is_no_turned_bit() {
+    let disk = SimDisk::default();
+    block_on(async {
+        let mut folder = folder(&disk).expect("a folder");
+        let mut log = folder.open_log(small()).expect("a log");
+        // Its last byte is alone in the next sector.
+        let mut bytes = vec![7; 512 - 56 + 1];
+        *bytes.last_mut().expect("it is not empty") = 0x10;
+        let last = Entry { log_id: log_id(2, 0), payload: EntryPayload::Normal(EncodedBatch(bytes.into())) };
+        append(&mut log, vec![last]).await.expect("an append");
+        let segment = Path::new(FOLDER).join("log/segment-0000000000000001");
+        let disk = disk.copy();
+        let mut contents = disk.contents(&segment);
+        assert_eq!(contents[4_096 + 512], 0x10);
+        contents[4_096 + 512..].fill(0);
+        disk.set_contents(&segment, contents);
+        assert_eq!(said(&disk).expect("the folder opens").entries.len(), 0);
     });
 }

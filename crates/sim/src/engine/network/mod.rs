@@ -309,7 +309,7 @@ impl State {
         }
         let from = connection.host(due.side.other());
         let link = self.links.get(&(from, due.to)).copied().unwrap_or(self.usual);
-        let blocked = link.blocked || !self.places[due.to].powered;
+        let blocked = link.blocks > 0 || !self.places[due.to].powered;
         let lost = !blocked && link.loses(&mut self.random);
         self.counts.blocked += u64::from(blocked);
         self.counts.lost += u64::from(lost);
@@ -367,6 +367,7 @@ impl State {
         for part in [self.now_ms, due.connection, due.to as u64, due.packet.kind()] {
             self.trace.write_u64(part);
         }
+        // Not what is in it: HTTP stamps answers with the real time.
     }
 
     fn knock(&mut self, number: ConnectionId) {
