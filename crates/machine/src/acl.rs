@@ -118,7 +118,9 @@ impl State {
         let Some(Kind::File(file)) = self.node(file).map(|node| &node.kind) else { return false };
         let lines = file.contents().split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
         let known = !principal.0.is_empty();
-        lines.into_iter().any(|line| line == EVERYBODY.as_bytes() || (known && line == principal.0.as_bytes()))
+        lines
+            .into_iter()
+            .any(|line| line == EVERYBODY.as_bytes() || (known && line == principal.0.as_bytes()))
     }
 
     /// Refuses unless a principal has a right on a node.

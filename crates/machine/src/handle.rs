@@ -45,7 +45,8 @@ pub struct Mode {
 impl Mode {
     /// The rights that it stands for.
     pub fn rights(self) -> impl Iterator<Item = Right> {
-        let asked = [(self.read, Right::Read), (self.write, Right::Write), (self.change_acl, Right::ChangeAcl)];
+        let asked =
+            [(self.read, Right::Read), (self.write, Right::Write), (self.change_acl, Right::ChangeAcl)];
         asked.into_iter().filter_map(|(asked, right)| asked.then_some(right))
     }
 
@@ -144,7 +145,8 @@ impl State {
         }
         let handle = self.handles.find(session, id)?;
         let deleted = || Refusal::NodeDeleted { path: handle.path.clone(), handle: id };
-        let node = self.node(&handle.path).filter(|node| node.instance == handle.instance).ok_or_else(deleted)?;
+        let node =
+            self.node(&handle.path).filter(|node| node.instance == handle.instance).ok_or_else(deleted)?;
         if !handle.mode.has(right) {
             return Err(Refusal::HandleLacksRight { path: handle.path.clone(), right });
         }

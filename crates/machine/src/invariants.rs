@@ -1,7 +1,11 @@
 //! What is always true of a state, whatever was applied: checked in tests, in debug builds, and of every
 //! snapshot that is read.
 
+use std::collections::BTreeMap;
+
+use crate::handle::{Handle, HandleId, MAX_HANDLES, MAX_HANDLES_PER_SESSION, Place};
 use crate::keys::{Keys, MAX_KEY_BYTES};
+use crate::quota::Usage;
 use crate::session::{MAX_KEPT_ANSWERS, MAX_KEPT_PER_SESSION, MAX_NUMBERS_AHEAD, MAX_SESSIONS, Session};
 use crate::tree::{Kind, Node};
 use crate::{Change, Event, MAX_CONTENTS_BYTES, NodeKind, Path, SessionId, State};
@@ -29,6 +33,9 @@ impl State {
         self.nodes_are_sane()?;
         self.every_child_is_counted()?;
         self.answers_belong_to_sessions()?;
+        self.handles_belong_to_sessions()?;
+        self.locks_belong_to_nodes()?;
+        self.quotas_are_counted()?;
         keys_expire_in_order("idempotency key", &self.keys)?;
         keys_expire_in_order("session nonce", &self.nonces)
     }
@@ -142,16 +149,101 @@ impl State {
         ensure(found == session.kept, || broken("counts its answers wrongly"))
     }
 
+    /// Handles are counted by their sessions, and an ephemeral node by its handles: without one it would be gone.
+    fn handles_belong_to_sessions(&self) -> Check {
+        ensure(self.handle_count() <= MAX_HANDLES, || "too many handles".to_owned())?;
+        let mut open: BTreeMap<u64, u64> = BTreeMap::new();
+        for (&(session, id), handle) in &self.handles.table {
+            let broken = |what: &str| format!("handle {id} of session {session}: {what}");
+            ensure((1..=self.handles.opened).contains(&id.0), || broken("was never opened"))?;
+            ensure(self.session(session).is_some(), || broken("there is no such session"))?;
+            *open.entry(handle.instance).or_default() += 1;
+            self.place_is_kept(session, id, handle).map_err(|what| broken(&what))?;
+        }
+        for (id, session) in self.sessions() {
+            let handles = self.handles.of(id).count() as u64;
+            ensure(handles == session.handles && handles <= MAX_HANDLES_PER_SESSION, || {
+                format!("session {id} counts {} handles and has {handles}", session.handles)
+            })?;
+        }
+        for (path, node) in self.nodes() {
+            let Some(count) = node.ephemeral else { continue };
+            let found = open.get(&node.instance).copied().unwrap_or(0);
+            ensure(count == found, || format!("{path} is open {count} times and has {found} handles"))?;
+            ensure(count > 0 || claimed_children(node) > 0, || {
+                format!("{path} is ephemeral and nobody has it open")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The lock knows the handle where the handle says it stands.
+    fn place_is_kept(&self, session: SessionId, id: HandleId, handle: &Handle) -> Check {
+        let lock = self.locks.table.get(&handle.instance);
+        let kept = match handle.place {
+            Place::Apart => lock.is_none_or(|lock| !lock.holders.contains_key(&(session, id))),
+            Place::Waiting { ticket } => lock
+                .and_then(|lock| lock.waiters.get(&ticket))
+                .is_some_and(|waiter| (waiter.session, waiter.handle) == (session, id)),
+            Place::Holding { generation } => {
+                let current = self.node(&handle.path).map(|node| node.lock_generation);
+                lock.is_some_and(|lock| lock.holders.contains_key(&(session, id)))
+                    && current == Some(generation)
+            }
+        };
+        ensure(kept, || "its place is another one at the lock".to_owned())
+    }
+
+    /// Mutual exclusion, and nobody waits for what they could have.
+    fn locks_belong_to_nodes(&self) -> Check {
+        let mut delays = 0;
+        for (instance, lock) in &self.locks.table {
+            let broken = |what: &str| format!("lock {}: {what}", lock.path);
+            let node = self.node(&lock.path).map(|node| node.instance);
+            ensure(node == Some(*instance), || broken("its node is gone"))?;
+            ensure(lock.shared || lock.holders.len() <= 1, || broken("more than one holds it alone"))?;
+            delays += usize::from(lock.free_at_ms != 0);
+            ensure(
+                lock.free_at_ms == 0 || self.locks.delays.contains(&(lock.free_at_ms, *instance)),
+                || broken("its lock-delay never ends"),
+            )?;
+            let first = lock.waiters.get_min().map(|(_, waiter)| waiter);
+            ensure(first.is_none_or(|first| !lock.takes(first.shared)), || {
+                broken("the first could have it")
+            })?;
+            ensure(!lock.is_idle(), || broken("nobody has to do with it"))?;
+            let waiters = lock.waiters.values().map(|waiter| (waiter.session, waiter.handle));
+            let mut all = lock.holders.keys().copied().chain(waiters);
+            ensure(all.all(|who| self.handles.table.contains_key(&who)), || broken("a handle is gone"))?;
+            ensure(lock.waiters.get_max().is_none_or(|(last, _)| *last <= self.locks.tickets), || {
+                broken("a place was never given")
+            })?;
+        }
+        ensure(delays == self.locks.delays.len(), || "a lock-delay runs for no lock".to_owned())
+    }
+
+    fn quotas_are_counted(&self) -> Check {
+        self.tree.quotas.table.iter().try_for_each(|(directory, (_, usage))| {
+            let below = self.nodes().filter(|(path, _)| path.is_below(directory));
+            let found = below.fold(Usage::default(), |sum, (_, node)| sum.plus(Usage::of(&node.kind)));
+            ensure(found == *usage, || format!("{directory} counts {usage:?} and holds {found:?}"))
+        })
+    }
+
     /// The cheap check after a batch: each event's node is as the event says, unless a later command of
     /// the batch changed it again, and its parent holds it.
     fn event_tells_the_truth(&self, event: &Event) -> Check {
         let path = &event.path;
         let Some(node) = self.node(path) else {
-            return ensure(event.change == Change::Deleted || self.revision() > event.revision, || {
+            let gone = event.change == Change::Deleted || !event.change.is_of_the_node();
+            return ensure(gone || self.revision() > event.revision, || {
                 format!("{path} changed, and it is not there")
             });
         };
         self.node_is_sane(path, node)?;
+        if !event.change.is_of_the_node() {
+            return Ok(());
+        }
         let told = event.change != Change::Deleted || node.created_revision > event.revision;
         ensure(told && node.modified_revision >= event.revision, || {
             format!("{path} is not as its event says")

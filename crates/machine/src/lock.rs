@@ -84,11 +84,11 @@ impl Lock {
     }
 
     /// Whether somebody who comes now may hold it, waiters aside.
-    fn takes(&self, shared: bool) -> bool {
+    pub(crate) fn takes(&self, shared: bool) -> bool {
         self.free_at_ms == 0 && (self.holders.is_empty() || (self.shared && shared))
     }
 
-    fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.holders.is_empty() && self.waiters.is_empty() && self.free_at_ms == 0
     }
 }
@@ -147,7 +147,13 @@ impl State {
     }
 
     /// Gives the lock to a handle if it can have it now.
-    pub(crate) fn try_acquire(&mut self, who: Who, handle: &Handle, shared: bool, events: &mut Vec<Event>) -> bool {
+    pub(crate) fn try_acquire(
+        &mut self,
+        who: Who,
+        handle: &Handle,
+        shared: bool,
+        events: &mut Vec<Event>,
+    ) -> bool {
         let lock = self.locks.table.get(&handle.instance);
         if !lock.is_none_or(|lock| lock.waiters.is_empty() && lock.takes(shared)) {
             return false;
@@ -178,8 +184,11 @@ impl State {
         let (now_ms, (session, id)) = (self.time_ms, who);
         self.locks.tickets += 1;
         let ticket = self.locks.tickets;
-        let lock =
-            self.locks.table.entry(handle.instance).or_insert_with(|| Arc::new(Lock::on(handle.path.clone())));
+        let lock = self
+            .locks
+            .table
+            .entry(handle.instance)
+            .or_insert_with(|| Arc::new(Lock::on(handle.path.clone())));
         Arc::make_mut(lock).waiters.insert(ticket, Waiter { session, handle: id, shared, since_ms: now_ms });
         self.handles.place(session, id, Place::Waiting { ticket });
         let revision = self.tree.revisions.stamp();
@@ -187,7 +196,13 @@ impl State {
     }
 
     /// Takes a handle out of the holders or the queue, and hands the lock on.
-    pub(crate) fn leave_lock(&mut self, who: Who, handle: &Handle, leaving: Leaving, events: &mut Vec<Event>) {
+    pub(crate) fn leave_lock(
+        &mut self,
+        who: Who,
+        handle: &Handle,
+        leaving: Leaving,
+        events: &mut Vec<Event>,
+    ) {
         let now_ms = self.time_ms;
         let Some(lock) = self.locks.table.get_mut(&handle.instance).map(Arc::make_mut) else { return };
         match handle.place {
@@ -216,7 +231,8 @@ impl State {
     fn hand_on(&mut self, instance: u64, events: &mut Vec<Event>) {
         while let Some(lock) = self.locks.table.get(&instance) {
             let path = lock.path.clone();
-            let Some((ticket, first)) = lock.waiters.get_min().map(|(ticket, first)| (*ticket, *first)) else {
+            let Some((ticket, first)) = lock.waiters.get_min().map(|(ticket, first)| (*ticket, *first))
+            else {
                 if lock.is_idle() {
                     self.locks.table.remove(&instance);
                 }
@@ -248,7 +264,8 @@ impl State {
     /// Hands on the locks whose lock-delay is over.
     pub(crate) fn end_lock_delays(&mut self, events: &mut Vec<Event>) {
         for _ in 0..DELAYS_ENDED_PER_COMMAND {
-            let Some(&(end, instance)) = self.locks.delays.get_min().filter(|(end, _)| *end <= self.time_ms) else {
+            let Some(&(end, instance)) = self.locks.delays.get_min().filter(|(end, _)| *end <= self.time_ms)
+            else {
                 return;
             };
             self.locks.delays.remove(&(end, instance));

@@ -250,7 +250,9 @@ pub enum Refusal {
         newer: u64,
     },
     /// The handle is closed, or was never opened in this session.
-    #[error("session {session} has no handle {handle}: it was closed, or is another session's; open the node again")]
+    #[error(
+        "session {session} has no handle {handle}: it was closed, or is another session's; open the node again"
+    )]
     UnknownHandle {
         /// The session.
         session: SessionId,
@@ -258,7 +260,9 @@ pub enum Refusal {
         handle: HandleId,
     },
     /// The node that the handle was opened on is gone (spec H-3).
-    #[error("the node {path} that handle {handle} was opened on was deleted; open it again if the name is in use anew")]
+    #[error(
+        "the node {path} that handle {handle} was opened on was deleted; open it again if the name is in use anew"
+    )]
     NodeDeleted {
         /// The node's name.
         path: Path,
@@ -286,7 +290,9 @@ pub enum Refusal {
         acl: String,
     },
     /// The lock can't be had now.
-    #[error("the lock {path} is held by {holders} and waited for by {waiters}, or its lock-delay runs; wait for it")]
+    #[error(
+        "the lock {path} is held by {holders} and waited for by {waiters}, or its lock-delay runs; wait for it"
+    )]
     LockHeld {
         /// The node.
         path: Path,
@@ -296,7 +302,9 @@ pub enum Refusal {
         waiters: u64,
     },
     /// The handle holds the lock, or waits for it, in the other mode.
-    #[error("handle {handle} holds the lock {path}, or waits for it, in the other mode; release or cancel that first")]
+    #[error(
+        "handle {handle} holds the lock {path}, or waits for it, in the other mode; release or cancel that first"
+    )]
     LockInUse {
         /// The node.
         path: Path,
@@ -342,7 +350,9 @@ pub enum Refusal {
         why: Box<Refusal>,
     },
     /// A quota does not allow it (spec N-10).
-    #[error("{path} would take {directory} to {would_be} {what}, and its quota allows {allowed}; delete something there, or raise the quota")]
+    #[error(
+        "{path} would take {directory} to {would_be} {what}, and its quota allows {allowed}; delete something there, or raise the quota"
+    )]
     QuotaExceeded {
         /// The node to be written.
         path: Path,

@@ -55,15 +55,12 @@ impl Usage {
         Usage { nodes: 1, bytes }
     }
 
-    fn plus(self, other: Usage) -> Usage {
+    pub(crate) fn plus(self, other: Usage) -> Usage {
         Usage { nodes: self.nodes + other.nodes, bytes: self.bytes + other.bytes }
     }
 
     fn minus(self, other: Usage) -> Usage {
-        Usage {
-            nodes: self.nodes.saturating_sub(other.nodes),
-            bytes: self.bytes.saturating_sub(other.bytes),
-        }
+        Usage { nodes: self.nodes.saturating_sub(other.nodes), bytes: self.bytes.saturating_sub(other.bytes) }
     }
 }
 
@@ -107,10 +104,14 @@ impl Quotas {
         for directory in ancestors(path) {
             let Some((quota, usage)) = self.table.get(&directory) else { continue };
             let would_be = usage.plus(after).minus(before);
-            if let Some(allowed) = quota.nodes.filter(|most| would_be.nodes > *most && after.nodes > before.nodes) {
+            if let Some(allowed) =
+                quota.nodes.filter(|most| would_be.nodes > *most && after.nodes > before.nodes)
+            {
                 return refuse(&directory, QuotaKind::Nodes, would_be.nodes, allowed);
             }
-            if let Some(allowed) = quota.bytes.filter(|most| would_be.bytes > *most && after.bytes > before.bytes) {
+            if let Some(allowed) =
+                quota.bytes.filter(|most| would_be.bytes > *most && after.bytes > before.bytes)
+            {
                 return refuse(&directory, QuotaKind::Bytes, would_be.bytes, allowed);
             }
         }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use crate::planted::{self, Bug};
 use crate::acl::Principal;
+use crate::planted::{self, Bug};
 use crate::{Outcome, Refusal};
 
 /// The most sessions a cell has.

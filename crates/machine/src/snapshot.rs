@@ -183,7 +183,12 @@ impl State {
     fn write_locks(&self, records: &mut RecordWriter<'_, impl Write>) -> io::Result<()> {
         for (&instance, lock) in &self.locks.table {
             let path = std::borrow::Cow::Borrowed(&lock.path);
-            records.record(&LockRecord { instance, path, shared: lock.shared, free_at_ms: lock.free_at_ms })?;
+            records.record(&LockRecord {
+                instance,
+                path,
+                shared: lock.shared,
+                free_at_ms: lock.free_at_ms,
+            })?;
         }
         for (instance, lock) in &self.locks.table {
             for (who, since_ms) in &lock.holders {
@@ -270,7 +275,9 @@ fn read_tree(records: &mut RecordReader<'_, impl Read>, counts: &Counts) -> Resu
         let (path, mut node): (Path, Node) = records.record("node", index)?;
         check_order("node", index, nodes.get_max().is_none_or(|(last, _)| *last < path))?;
         // Most nodes have their parent's names: all of these are one in memory.
-        if let Some(parent) = path.parent().and_then(|parent| nodes.get(&parent)).filter(|it| it.acl == node.acl) {
+        if let Some(parent) =
+            path.parent().and_then(|parent| nodes.get(&parent)).filter(|it| it.acl == node.acl)
+        {
             node.acl = Arc::clone(&parent.acl);
         }
         nodes.insert(path, Arc::new(node));

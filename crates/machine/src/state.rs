@@ -7,8 +7,9 @@ use crate::lock::Locks;
 use crate::session::Sessions;
 use crate::tree::Tree;
 use crate::{
-    Batch, BatchError, Command, Answer, CreateDirectory, Delete, DirectoryEntry, Event, FileContents, Identity, Increment,
-    Node, Outcome, Path, Refusal, Request, ResetCounter, Session, SessionId, SetAcl, SetContents, SetQuota, Stat,
+    Answer, Batch, BatchError, Command, CreateDirectory, Delete, DirectoryEntry, Event, FileContents,
+    Identity, Increment, Node, Outcome, Path, Refusal, Request, ResetCounter, Session, SessionId, SetAcl,
+    SetContents, SetQuota, Stat,
 };
 
 /// Everything that a cell's replicas agree on.
@@ -52,7 +53,8 @@ impl Caller {
     }
 
     fn session(&self) -> Result<SessionId, Refusal> {
-        self.session.ok_or_else(|| Refusal::invalid("handles and locks belong to a session; open one for this"))
+        self.session
+            .ok_or_else(|| Refusal::invalid("handles and locks belong to a session; open one for this"))
     }
 }
 
@@ -115,7 +117,9 @@ impl State {
         self.end_lock_delays(events);
         check_sender(&request)?;
         match request.identity {
-            Identity::Anonymous => self.perform(request.command, &Caller::sessionless(Principal::anonymous()), events),
+            Identity::Anonymous => {
+                self.perform(request.command, &Caller::sessionless(Principal::anonymous()), events)
+            }
             Identity::Session { session, number, confirmed } => {
                 self.perform_numbered(session, number, confirmed, request.command, events)
             }
@@ -182,7 +186,12 @@ impl State {
     }
 
     /// Does any command but a transaction.
-    pub(crate) fn carry_out(&mut self, command: Command, caller: &Caller, events: &mut Vec<Event>) -> Outcome {
+    pub(crate) fn carry_out(
+        &mut self,
+        command: Command,
+        caller: &Caller,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
         self.permit_command(&command, &caller.principal)?;
         match command {
             Command::OpenSession(command) => command.apply(self, &caller.principal),

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 
 use crate::{
-    Answer, Command, CreateDirectory, Delete, Event, Identity, Increment, Moment, OpenSession, Outcome, Path,
-    Refusal, Request, ResetCounter, SessionId, SetContents, State,
+    Acquire, Answer, CloseHandles, Command, CreateDirectory, Creation, Delete, Event, ExpireSession,
+    HandleId, Identity, Increment, Mode, Moment, NodeKind, OpenNode, OpenSession, Outcome, Path, Place,
+    Refusal, Release, Request, ResetCounter, SessionId, SetContents, State,
 };
 
 /// A state, and what applying to it needs.
@@ -58,6 +59,63 @@ impl Cell {
         }
     }
 
+    /// Runs a session's next command.
+    pub(crate) fn by(&mut self, session: SessionId, command: Command) -> Outcome {
+        let number = self.state.session(session).map_or(1, |it| it.highest.max(it.confirmed) + 1);
+        self.apply(numbered(session, number, number - 1), command)
+    }
+
+    /// Opens a handle that may do all, on a node that is there.
+    pub(crate) fn open(&mut self, session: SessionId, text: &str) -> HandleId {
+        opened(self.by(session, open_node(text, None)))
+    }
+
+    /// Opens a handle on a new ephemeral file, or the file that is there.
+    pub(crate) fn open_ephemeral(&mut self, session: SessionId, text: &str) -> HandleId {
+        let creation = Creation { ephemeral: true, ..file() };
+        opened(self.by(session, open_node(text, Some(creation))))
+    }
+
+    pub(crate) fn acquire(&mut self, session: SessionId, handle: HandleId) -> Outcome {
+        self.by(session, Command::Acquire(Acquire { handle, shared: false, wait: true }))
+    }
+
+    pub(crate) fn share(&mut self, session: SessionId, handle: HandleId) -> Outcome {
+        self.by(session, Command::Acquire(Acquire { handle, shared: true, wait: true }))
+    }
+
+    pub(crate) fn try_acquire(&mut self, session: SessionId, handle: HandleId) -> Outcome {
+        self.by(session, Command::Acquire(Acquire { handle, shared: false, wait: false }))
+    }
+
+    pub(crate) fn release(&mut self, session: SessionId, handle: HandleId) -> Outcome {
+        self.by(session, Command::Release(Release { handle }))
+    }
+
+    pub(crate) fn close(&mut self, session: SessionId, handle: HandleId) -> Outcome {
+        self.by(session, Command::CloseHandles(CloseHandles { handles: vec![handle] }))
+    }
+
+    /// The session's lease ran out.
+    pub(crate) fn die(&mut self, session: SessionId) {
+        let term = self.moment.term;
+        self.run(Command::ExpireSession(ExpireSession { session, term })).unwrap();
+    }
+
+    /// What a handle is to its lock.
+    pub(crate) fn place(&self, session: SessionId, handle: HandleId) -> Place {
+        self.state.handle(session, handle).unwrap().place
+    }
+
+    pub(crate) fn holds(&self, session: SessionId, handle: HandleId) -> bool {
+        matches!(self.place(session, handle), Place::Holding { .. })
+    }
+
+    /// What was told since the last call.
+    pub(crate) fn told(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
     pub(crate) fn value(&self, counter: &str) -> i64 {
         self.state.get_counter(&path(counter)).unwrap().0
     }
@@ -77,6 +135,31 @@ pub(crate) fn key(text: &str) -> Identity {
 
 pub(crate) fn open_session(lease_ms: u32) -> Command {
     Command::OpenSession(OpenSession { lease_ms, client: "test".to_owned() })
+}
+
+pub(crate) const ALL: Mode = Mode { read: true, write: true, change_acl: true };
+
+pub(crate) fn open_node(text: &str, create: Option<Creation>) -> Command {
+    Command::OpenNode(OpenNode { path: path(text), mode: ALL, create, lock_delay_ms: 0 })
+}
+
+/// A new, empty, permanent file.
+pub(crate) fn file() -> Creation {
+    Creation {
+        must: false,
+        kind: NodeKind::File,
+        ephemeral: false,
+        contents: Bytes::new(),
+        acl: None,
+        parents: false,
+    }
+}
+
+pub(crate) fn opened(outcome: Outcome) -> HandleId {
+    match outcome {
+        Ok(Answer::NodeOpened { handle, .. }) => handle,
+        other => panic!("no handle was opened: {other:?}"),
+    }
 }
 
 pub(crate) fn set(text: &str, contents: &'static str) -> Command {

@@ -192,7 +192,12 @@ impl Tree {
     /// A tree with its root.
     pub(crate) fn new() -> Tree {
         let root = Node::new(Kind::Directory { children: 0 }, 1, 0, Birth::default());
-        Tree { nodes: OrdMap::unit(Path::root(), Arc::new(root)), revisions: Revisions::default(), quotas: Quotas::default(), instances: 1 }
+        Tree {
+            nodes: OrdMap::unit(Path::root(), Arc::new(root)),
+            revisions: Revisions::default(),
+            quotas: Quotas::default(),
+            instances: 1,
+        }
     }
 
     pub(crate) fn find(&self, path: &Path) -> Result<&Arc<Node>, Refusal> {
@@ -215,7 +220,13 @@ impl Tree {
         usage.nodes += missing.len() as u64;
         self.quotas.check(missing.first().unwrap_or(&path), Usage::default(), usage)?;
         for directory in missing {
-            self.insert(&parent, directory.clone(), Kind::Directory { children: 0 }, Birth::default(), events);
+            self.insert(
+                &parent,
+                directory.clone(),
+                Kind::Directory { children: 0 },
+                Birth::default(),
+                events,
+            );
             parent = directory;
         }
         self.insert(&parent, path, kind, birth, events);
@@ -285,7 +296,9 @@ impl Tree {
         while let Some(directory) = next {
             let start = directory.child_bound("");
             let children = self.nodes.range((Bound::Excluded(start), Bound::Unbounded));
-            found.extend(children.map(|(child, _)| child).take_while(|child| child.is_child_of(&directory)).cloned());
+            found.extend(
+                children.map(|(child, _)| child).take_while(|child| child.is_child_of(&directory)).cloned(),
+            );
             next = found.get(looked).cloned();
             looked += 1;
         }
@@ -369,6 +382,8 @@ mod tests {
             children: 0,
             created_revision: 2,
             modified_revision: 3,
+            ephemeral: false,
+            acl: AclNames::default(),
         };
         assert_eq!(stat("/d/f"), file);
         assert_eq!(cell.state.get_contents(&path("/d/f")).unwrap().stat, file);

@@ -17,7 +17,13 @@ pub struct CreateDirectory {
 impl CreateDirectory {
     pub(crate) fn apply(self, tree: &mut Tree, events: &mut Vec<Event>) -> Outcome {
         let Some(node) = tree.nodes.get(&self.path) else {
-            let revision = tree.create(self.path, Kind::Directory { children: 0 }, self.parents, Birth::default(), events)?;
+            let revision = tree.create(
+                self.path,
+                Kind::Directory { children: 0 },
+                self.parents,
+                Birth::default(),
+                events,
+            )?;
             return Ok(Answer::Written { generation: 1, revision, created: true });
         };
         if !self.parents {

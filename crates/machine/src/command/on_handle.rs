@@ -76,7 +76,9 @@ impl Verb {
             Verb::ResetCounter { value, expect } => {
                 ResetCounter { path, value, expect, create: false }.apply(&mut state.tree, events)
             }
-            Verb::SetAcl { names, if_generation } => SetAcl { path, names, if_generation }.apply(state, events),
+            Verb::SetAcl { names, if_generation } => {
+                SetAcl { path, names, if_generation }.apply(state, events)
+            }
             Verb::Delete { if_generation } => Delete { path, if_generation }.apply(state, events),
         }
     }

@@ -82,16 +82,23 @@ impl OpenNode {
 
     fn check(&self) -> Result<(), Refusal> {
         if self.mode.rights().next().is_none() {
-            return Err(Refusal::invalid("a handle is opened for something: to read, to write or lock, or to change the ACL"));
+            return Err(Refusal::invalid(
+                "a handle is opened for something: to read, to write or lock, or to change the ACL",
+            ));
         }
         if self.lock_delay_ms > MAX_LOCK_DELAY_MS {
-            let why = format!("a lock-delay lasts at most {MAX_LOCK_DELAY_MS} ms, not {}", self.lock_delay_ms);
+            let why =
+                format!("a lock-delay lasts at most {MAX_LOCK_DELAY_MS} ms, not {}", self.lock_delay_ms);
             return Err(Refusal::invalid(why));
         }
         let Some(creation) = &self.create else { return Ok(()) };
         if creation.contents.len() > MAX_CONTENTS_BYTES {
             let bytes = creation.contents.len() as u64;
-            return Err(Refusal::TooLarge { path: self.path.clone(), bytes, limit: MAX_CONTENTS_BYTES as u64 });
+            return Err(Refusal::TooLarge {
+                path: self.path.clone(),
+                bytes,
+                limit: MAX_CONTENTS_BYTES as u64,
+            });
         }
         if creation.kind != NodeKind::File && !creation.contents.is_empty() {
             return Err(Refusal::invalid(format!("a {} has no contents; leave them empty", creation.kind)));
@@ -229,5 +236,253 @@ impl State {
             self.lose_lock(instance, events);
         }
         self.tree.remove(path, events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::*;
+    use crate::{Change, Command, EndSession, Identity, Principal, SetContents, Verb};
+
+    fn close(handles: Vec<HandleId>) -> Command {
+        Command::CloseHandles(CloseHandles { handles })
+    }
+
+    /// Spec H-1: opening says whether it made the node, and makes it as asked.
+    #[test]
+    fn opens_and_makes() {
+        let mut cell = Cell::new();
+        let session = cell.open_session();
+        let missing = cell.by(session, open_node("/a/f", None));
+        assert_eq!(missing, Err(Refusal::NotFound { path: path("/a/f") }));
+        let creation = Creation { contents: "first".into(), parents: true, ..file() };
+        let made = cell.by(session, open_node("/a/f", Some(creation.clone())));
+        assert_eq!(made, Ok(Answer::NodeOpened { handle: HandleId(1), instance: 3, created: true }));
+        assert_eq!(cell.state.get_contents(&path("/a/f")).unwrap().contents, "first");
+        let again = cell.by(session, open_node("/a/f", Some(creation.clone())));
+        assert_eq!(again, Ok(Answer::NodeOpened { handle: HandleId(2), instance: 3, created: false }));
+        let must = Creation { must: true, ..creation };
+        let refusal = Refusal::AlreadyExists { path: path("/a/f") };
+        assert_eq!(cell.by(session, open_node("/a/f", Some(must))), Err(refusal));
+        let counter = Creation { kind: NodeKind::Counter, ..file() };
+        let refusal =
+            Refusal::WrongKind { path: path("/a/f"), is: NodeKind::File, wanted: NodeKind::Counter };
+        assert_eq!(cell.by(session, open_node("/a/f", Some(counter.clone()))), Err(refusal));
+        opened(cell.by(session, open_node("/n", Some(counter))));
+        assert_eq!(cell.value("/n"), 0);
+        opened(cell.by(session, open_node("/", None)));
+    }
+
+    #[test]
+    fn refuses_what_makes_no_sense() {
+        let mut cell = Cell::new();
+        let session = cell.open_session();
+        let nothing = OpenNode { path: path("/"), mode: Mode::default(), create: None, lock_delay_ms: 0 };
+        let directory = Creation { kind: NodeKind::Directory, contents: "x".into(), ..file() };
+        let acl = AclNames { read: "a/b".into(), ..AclNames::default() };
+        for command in [
+            Command::OpenNode(nothing),
+            open_node("/d", Some(directory)),
+            open_node("/f", Some(Creation { acl: Some(acl), ..file() })),
+        ] {
+            let refusal = cell.by(session, command).unwrap_err();
+            assert!(matches!(refusal, Refusal::InvalidArgument { .. }), "{refusal}");
+        }
+        let long = Creation { contents: vec![0; MAX_CONTENTS_BYTES + 1].into(), ..file() };
+        assert!(matches!(cell.by(session, open_node("/f", Some(long))), Err(Refusal::TooLarge { .. })));
+        assert!(
+            matches!(cell.run(open_node("/", None)), Err(Refusal::InvalidArgument { .. })),
+            "without a session"
+        );
+        assert_eq!(cell.state.handle_count(), 0);
+    }
+
+    /// Spec N-4: an ephemeral file goes with the last handle on it, an ephemeral directory once it is empty, too.
+    #[test]
+    fn ephemeral_nodes_go() {
+        let mut cell = Cell::new();
+        let (a, b) = (cell.open_session(), cell.open_session());
+        let (ha, hb) = (cell.open_ephemeral(a, "/f"), cell.open_ephemeral(b, "/f"));
+        assert!(cell.state.stat(&path("/f")).unwrap().ephemeral);
+        cell.close(a, ha).unwrap();
+        assert!(cell.state.node(&path("/f")).is_some(), "b has it open");
+        cell.run(set("/f", "written")).unwrap();
+        cell.told();
+        cell.close(b, hb).unwrap();
+        let told: Vec<_> = cell.told().into_iter().map(|event| (event.path, event.change)).collect();
+        assert_eq!(told, [(path("/f"), Change::Deleted)]);
+
+        let directory = Creation { kind: NodeKind::Directory, ephemeral: true, ..file() };
+        let hd = opened(cell.by(a, open_node("/d", Some(directory))));
+        let hf = cell.open_ephemeral(b, "/d/f");
+        cell.close(a, hd).unwrap();
+        assert!(cell.state.node(&path("/d")).is_some(), "it is not empty");
+        cell.close(b, hf).unwrap();
+        assert_eq!(cell.state.node_count(), 1, "the directory went with what was in it");
+    }
+
+    /// Spec N-4: whoever dies takes along what it alone had open, at once and together.
+    #[test]
+    fn ephemeral_nodes_die_with_their_session() {
+        let mut cell = Cell::new();
+        let (a, b) = (cell.open_session(), cell.open_session());
+        for text in ["/1", "/2", "/3"] {
+            cell.open_ephemeral(a, text);
+        }
+        cell.open_ephemeral(b, "/2");
+        let before = cell.state.revision();
+        cell.told();
+        cell.die(a);
+        let told: Vec<_> = cell.told().into_iter().map(|event| (event.revision, event.path)).collect();
+        assert_eq!(told, [(before + 1, path("/1")), (before + 1, path("/3"))]);
+        assert_eq!((cell.state.node_count(), cell.state.handle_count()), (2, 1));
+        cell.run(Command::EndSession(EndSession { session: b })).unwrap();
+        assert_eq!((cell.state.node_count(), cell.state.handle_count()), (1, 0));
+    }
+
+    /// Spec H-4, H-5: closing is done however often; what was closed does not come back.
+    #[test]
+    fn a_closed_handle_stays_closed() {
+        let mut cell = Cell::new();
+        cell.run(set("/f", "x")).unwrap();
+        let (a, b) = (cell.open_session(), cell.open_session());
+        let (ha, hb) = (cell.open(a, "/f"), cell.open(b, "/f"));
+        assert_eq!(cell.by(a, close(vec![ha, ha, hb, HandleId(99)])), Ok(Answer::Done));
+        assert!(cell.state.handle(b, hb).is_some(), "another session's is not closed");
+        assert_eq!(cell.close(a, ha), Ok(Answer::Done));
+        let unknown = Refusal::UnknownHandle { session: a, handle: ha };
+        assert_eq!(cell.try_acquire(a, ha), Err(unknown));
+        let number = cell.state.session(a).unwrap().confirmed;
+        let late = cell.apply(numbered(a, number, number), open_node("/f", None));
+        assert!(
+            matches!(late, Err(Refusal::StaleDuplicate { .. })),
+            "a late copy of its opening opens nothing"
+        );
+        assert_eq!(cell.state.handles_of(a).count(), 0);
+        assert_ne!(cell.open(a, "/f"), ha);
+    }
+
+    /// Spec H-3: what is done through a handle is done to the instance that it was opened on, or not at all.
+    #[test]
+    fn a_handle_is_on_one_instance() {
+        let mut cell = Cell::new();
+        cell.run(set("/f", "x")).unwrap();
+        let session = cell.open_session();
+        let handle = cell.open(session, "/f");
+        let write = |contents: &'static str| {
+            let verb = Verb::SetContents { contents: contents.into(), if_generation: None };
+            Command::OnHandle(crate::OnHandle { handle, verb })
+        };
+        assert_eq!(cell.by(session, write("y")), written(2, 2, false));
+        cell.run(delete("/f")).unwrap();
+        cell.run(set("/f", "another")).unwrap();
+        let deleted = Refusal::NodeDeleted { path: path("/f"), handle };
+        assert_eq!(cell.by(session, write("z")), Err(deleted));
+        assert_eq!(cell.state.get_contents(&path("/f")).unwrap().contents, "another");
+        assert_eq!(cell.close(session, handle), Ok(Answer::Done));
+    }
+
+    fn known(name: &str) -> Principal {
+        Principal::named(name).unwrap()
+    }
+
+    fn by_name(cell: &mut Cell, name: &str, command: Command) -> Outcome {
+        cell.apply(Identity::Known { principal: known(name), key: None }, command)
+    }
+
+    fn session_of(cell: &mut Cell, name: &str) -> SessionId {
+        match by_name(cell, name, open_session(12_000)) {
+            Ok(Answer::SessionOpened { session, .. }) => session,
+            other => panic!("no session was opened: {other:?}"),
+        }
+    }
+
+    fn set_acl(text: &str, read: &str, write: &str, change_acl: &str) -> Command {
+        let names = AclNames { read: read.into(), write: write.into(), change_acl: change_acl.into() };
+        Command::SetAcl(crate::SetAcl { path: path(text), names, if_generation: None })
+    }
+
+    /// A cell in which `team` may write /d, `team` and `guest` may read it, and only `boss` may change that.
+    fn guarded() -> Cell {
+        let mut cell = Cell::with(&["/acl", "/d"]);
+        for (name, lines) in [("team", "# who works\nann\n bob \n"), ("all", "*"), ("boss", "boss")] {
+            let contents = lines.as_bytes().to_vec().into();
+            let file = SetContents {
+                path: path(&format!("/acl/{name}")),
+                contents,
+                if_generation: None,
+                parents: false,
+            };
+            cell.run(Command::SetContents(file)).unwrap();
+        }
+        cell.run(set_acl("/d", "all", "team", "boss")).unwrap();
+        cell
+    }
+
+    /// Spec: who is in an ACL's file may do what it governs, by path and by handle; children inherit.
+    #[test]
+    fn acls_govern() {
+        let mut cell = guarded();
+        for name in ["ann", "bob"] {
+            by_name(&mut cell, name, set(&format!("/d/{name}"), "x")).unwrap();
+        }
+        let refusal = by_name(&mut cell, "eve", set("/d/eve", "x")).unwrap_err();
+        assert_eq!(refusal.to_string(), "eve may not write /d: that takes a line in the ACL /acl/team");
+        assert!(matches!(cell.run(set("/d/ann", "x")), Err(Refusal::NotPermitted { .. })), "anonymous");
+        assert!(
+            matches!(by_name(&mut cell, "eve", delete("/d/ann")), Err(Refusal::NotPermitted { .. })),
+            "inherited"
+        );
+        assert!(matches!(
+            by_name(&mut cell, "ann", set_acl("/d", "", "", "")),
+            Err(Refusal::NotPermitted { .. })
+        ));
+        let (ann, eve) = (session_of(&mut cell, "ann"), session_of(&mut cell, "eve"));
+        let write = Mode { read: true, write: true, change_acl: false };
+        let open =
+            |mode| Command::OpenNode(OpenNode { path: path("/d/ann"), mode, create: None, lock_delay_ms: 0 });
+        opened(cell.by(ann, open(write)));
+        assert!(matches!(cell.by(eve, open(write)), Err(Refusal::NotPermitted { .. })));
+        opened(cell.by(eve, open(Mode { read: true, ..Mode::default() })));
+        assert!(matches!(cell.by(ann, open(ALL)), Err(Refusal::NotPermitted { .. })));
+        let acl = Some(AclNames { write: "boss".into(), ..AclNames::default() });
+        let mine = Creation { acl, ..file() };
+        let refused = cell.by(eve, open_node("/d/new", Some(mine.clone())));
+        assert!(matches!(refused, Err(Refusal::NotPermitted { .. })), "{refused:?}");
+        opened(cell.by(ann, open_node("/d/new", Some(mine))));
+        assert!(matches!(by_name(&mut cell, "ann", set("/d/new", "x")), Err(Refusal::NotPermitted { .. })));
+        by_name(&mut cell, "boss", set("/d/new", "x")).unwrap();
+        by_name(&mut cell, "boss", set_acl("/d", "all", "gone", "boss")).unwrap();
+        assert!(
+            matches!(by_name(&mut cell, "ann", set("/d/x", "x")), Err(Refusal::NotPermitted { .. })),
+            "no such file"
+        );
+    }
+
+    /// Spec A-3: an ACL that changes closes the handles that it no longer allows, once the leader looked; no others.
+    #[test]
+    fn a_handle_is_revoked_when_its_acl_changes() {
+        let mut cell = guarded();
+        by_name(&mut cell, "ann", set("/d/f", "x")).unwrap();
+        let (ann, eve) = (session_of(&mut cell, "ann"), session_of(&mut cell, "eve"));
+        let read = Mode { read: true, ..Mode::default() };
+        let write = Mode { read: true, write: true, change_acl: false };
+        let open =
+            |mode| Command::OpenNode(OpenNode { path: path("/d/f"), mode, create: None, lock_delay_ms: 0 });
+        let (writer, reader) = (opened(cell.by(ann, open(write))), opened(cell.by(eve, open(read))));
+        cell.acquire(ann, writer).unwrap();
+        let revoke = |session, handle| Command::RevokeHandle(RevokeHandle { session, handle });
+        cell.run(revoke(ann, writer)).unwrap();
+        assert!(cell.state.handle(ann, writer).is_some(), "it is allowed");
+        cell.run(set("/acl/team", "bob")).unwrap();
+        for (session, handle) in [(ann, writer), (eve, reader)] {
+            cell.run(revoke(session, handle)).unwrap();
+        }
+        assert!(cell.state.handle(ann, writer).is_none());
+        assert!(cell.state.handle(eve, reader).is_some());
+        assert_eq!(cell.state.locks().count(), 0);
+        let by_client = cell.by(eve, revoke(eve, reader));
+        assert!(matches!(by_client, Err(Refusal::InvalidArgument { .. })), "only the leader revokes");
     }
 }

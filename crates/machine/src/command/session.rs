@@ -84,7 +84,12 @@ impl ExpireSession {
 impl State {
     /// Ends a session: its locks go to those who wait, or their lock-delay begins; its handles are closed; what is
     /// ephemeral and nobody else has open goes.
-    fn end_session(&mut self, id: SessionId, leaving: Leaving, events: &mut Vec<Event>) -> Result<(), Refusal> {
+    fn end_session(
+        &mut self,
+        id: SessionId,
+        leaving: Leaving,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Refusal> {
         self.session(id).ok_or(Refusal::SessionExpired { session: id })?;
         let handles: Vec<HandleId> = self.handles.of(id).map(|(handle, _)| handle).collect();
         for handle in handles {

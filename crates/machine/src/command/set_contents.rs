@@ -48,11 +48,7 @@ impl SetContents {
         let node = Arc::make_mut(node);
         node.hold(kind, revision);
         let generation = node.content_generation;
-        events.push(Event {
-            revision,
-            path: self.path,
-            change: Change::ContentsModified { generation },
-        });
+        events.push(Event { revision, path: self.path, change: Change::ContentsModified { generation } });
         Ok(Answer::Written { generation, revision, created: false })
     }
 
@@ -72,7 +68,8 @@ impl SetContents {
         if self.if_generation.is_some_and(|wanted| wanted != 0) {
             return Err(self.mismatch(0));
         }
-        let revision = tree.create(self.path, Kind::File(self.contents.into()), self.parents, Birth::default(), events)?;
+        let revision =
+            tree.create(self.path, Kind::File(self.contents.into()), self.parents, Birth::default(), events)?;
         Ok(Answer::Written { generation: 1, revision, created: true })
     }
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::lock::Sequencer;
 use crate::state::Caller;
 use crate::{
-    Answer, Command, CreateDirectory, Delete, DeleteTree, Event, Increment, Outcome, Path, Refusal, ResetCounter,
-    SetAcl, SetContents, State,
+    Answer, Command, CreateDirectory, Delete, DeleteTree, Event, Increment, Outcome, Path, Refusal,
+    ResetCounter, SetAcl, SetContents, State,
 };
 
 /// The most guards, and the most operations of a list, that a transaction has.
@@ -108,7 +108,10 @@ impl Guard {
     /// Whose guard it is, if it looks at a node: looking takes the right to read it.
     fn path(&self) -> &Path {
         match self {
-            Guard::Exists(path) | Guard::Absent(path) | Guard::Generation(path, _) | Guard::Counter(path, ..) => path,
+            Guard::Exists(path)
+            | Guard::Absent(path)
+            | Guard::Generation(path, _)
+            | Guard::Counter(path, ..) => path,
             Guard::Held(sequencer) => &sequencer.path,
         }
     }

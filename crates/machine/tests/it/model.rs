@@ -268,6 +268,7 @@ fn believed(events: &[Event]) -> BTreeMap<String, NodeKind> {
             Change::Deleted => assert!(nodes.remove(&name).is_some(), "deleted twice"),
             Change::ContentsModified { .. } => assert_eq!(nodes.get(&name), Some(&NodeKind::File)),
             Change::CounterChanged { .. } => assert_eq!(nodes.get(&name), Some(&NodeKind::Counter)),
+            _ => assert!(nodes.contains_key(&name), "of a node that is not there"),
         }
     }
     nodes
