@@ -25,3 +25,9 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(10_000);
 
 /// Longest deadline of a call.
 pub const MAX_DEADLINE: Duration = Duration::from_millis(60_000);
+
+/// Most watches of one session.
+pub const MAX_WATCHES_PER_SESSION: usize = 10_000;
+
+/// Most bytes of the token that says who a client is.
+pub const MAX_TOKEN_BYTES: usize = 1024;

@@ -1,8 +1,11 @@
 //! Random commands over a tree so small that they meet each other all the time.
 
 use bramah_machine::{
-    Answer, BatchBuilder, Command, CreateDirectory, Delete, EndSession, Event, Identity, Increment, Moment,
-    OpenSession, Outcome, Path, Request, ResetCounter, SessionId, SetContents, State,
+    AclNames, Acquire, Answer, BatchBuilder, CancelAcquire, CloseHandles, Command, CreateDirectory, Creation,
+    Delete, DeleteTree, EndSession, Event, Guard, HandleId, Identity, Increment, Mode, Moment, NodeKind,
+    OnHandle, OpenNode, OpenSession, Outcome, Path, Principal, Quota, Release, Request, ResetCounter,
+    RevokeHandle, Sequencer, SessionId, SetAcl, SetContents, SetQuota, SetSequencer, State, Txn,
+    TxnOperation, Verb,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -51,6 +54,91 @@ pub(crate) fn commands() -> impl Strategy<Value = Command> {
     ]
 }
 
+fn handles() -> impl Strategy<Value = HandleId> {
+    (0..8_u64).prop_map(HandleId)
+}
+
+fn acls() -> impl Strategy<Value = AclNames> {
+    let name = || prop_oneof![5 => Just(""), 1 => Just("a"), 1 => Just("gone")];
+    (name(), name(), name()).prop_map(|(read, write, change_acl)| AclNames {
+        read: read.into(),
+        write: write.into(),
+        change_acl: change_acl.into(),
+    })
+}
+
+fn creations() -> impl Strategy<Value = Creation> {
+    let kind = prop_oneof![Just(NodeKind::File), Just(NodeKind::Directory), Just(NodeKind::Counter)];
+    (any::<bool>(), kind, any::<bool>(), option::weighted(0.2, acls()), any::<bool>()).prop_map(
+        |(must, kind, ephemeral, acl, parents)| Creation {
+            must,
+            kind,
+            ephemeral,
+            contents: bytes::Bytes::new(),
+            acl,
+            parents,
+        },
+    )
+}
+
+fn operations() -> impl Strategy<Value = Vec<TxnOperation>> {
+    let one = commands().prop_map(|command| match command {
+        Command::SetContents(command) => TxnOperation::SetContents(command),
+        Command::CreateDirectory(command) => TxnOperation::CreateDirectory(command),
+        Command::Delete(Delete { path, .. }) => TxnOperation::DeleteTree(DeleteTree { path }),
+        Command::Increment(command) => TxnOperation::Increment(command),
+        Command::ResetCounter(command) => TxnOperation::ResetCounter(command),
+        other => unreachable!("{other:?} changes no node"),
+    });
+    vec(one, 0..4)
+}
+
+/// A command about handles, locks, ACLs, quotas; or a transaction.
+pub(crate) fn lock_commands() -> impl Strategy<Value = Command> {
+    let mode = (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(read, write, change_acl)| Mode {
+        read,
+        write,
+        change_acl,
+    });
+    let sequencer = option::weighted(0.5, (paths(), 1..6_u64, 0..4_u64, any::<bool>())).prop_map(|parts| {
+        parts.map(|(path, instance, generation, shared)| Sequencer { path, instance, generation, shared })
+    });
+    let quota = (option::weighted(0.5, 0..6_u64), option::weighted(0.5, 0..60_u64))
+        .prop_map(|(nodes, bytes)| Quota { nodes, bytes });
+    let guard = (paths(), 0..3_u64).prop_map(|(path, generation)| Guard::Generation(path, generation));
+    prop_oneof![
+        6 => (paths(), mode, option::weighted(0.7, creations()), prop_oneof![Just(0), Just(5_000_u32)]).prop_map(
+            |(path, mode, create, lock_delay_ms)| {
+                Command::OpenNode(OpenNode { path, mode, create, lock_delay_ms })
+            }
+        ),
+        2 => vec(handles(), 0..3).prop_map(|handles| Command::CloseHandles(CloseHandles { handles })),
+        6 => (handles(), any::<bool>(), any::<bool>())
+            .prop_map(|(handle, shared, wait)| Command::Acquire(Acquire { handle, shared, wait })),
+        1 => handles().prop_map(|handle| Command::CancelAcquire(CancelAcquire { handle })),
+        3 => handles().prop_map(|handle| Command::Release(Release { handle })),
+        1 => (handles(), sequencer)
+            .prop_map(|(handle, sequencer)| Command::SetSequencer(SetSequencer { handle, sequencer })),
+        1 => (handles(), generations()).prop_map(|(handle, if_generation)| {
+            Command::OnHandle(OnHandle { handle, verb: Verb::Delete { if_generation } })
+        }),
+        1 => (handles(), vec(any::<u8>(), 0..30)).prop_map(|(handle, contents)| {
+            let verb = Verb::SetContents { contents: contents.into(), if_generation: None };
+            Command::OnHandle(OnHandle { handle, verb })
+        }),
+        1 => (paths(), acls())
+            .prop_map(|(path, names)| Command::SetAcl(SetAcl { path, names, if_generation: None })),
+        1 => (paths(), quota).prop_map(|(path, quota)| Command::SetQuota(SetQuota { path, quota })),
+        1 => paths().prop_map(|path| Command::DeleteTree(DeleteTree { path })),
+        2 => (vec(guard, 0..2), operations(), operations())
+            .prop_map(|(guards, then, otherwise)| Command::Txn(Txn { guards, then, otherwise })),
+        1 => Just(Command::PassTime),
+        1 => (0..4_u64, handles()).prop_map(|(session, handle)| {
+            Command::RevokeHandle(RevokeHandle { session: SessionId(session), handle })
+        }),
+    ]
+}
+
 /// A request of any kind, from few senders with few numbers and keys, so that many are copies.
 pub(crate) fn requests() -> impl Strategy<Value = Request> {
     let identity = prop_oneof![
@@ -61,9 +149,14 @@ pub(crate) fn requests() -> impl Strategy<Value = Request> {
             confirmed,
         }),
         2 => vec(0..3_u8, 0..3).prop_map(Identity::Key),
+        1 => option::weighted(0.5, vec(0..3_u8, 0..3)).prop_map(|key| Identity::Known {
+            principal: Principal::named("ann").unwrap(),
+            key,
+        }),
     ];
     let command = prop_oneof![
         12 => commands(),
+        12 => lock_commands(),
         2 => (900..2_000_u32, "[a-z]{0,8}").prop_map(|(lease_ms, client)| {
             Command::OpenSession(OpenSession { lease_ms, client })
         }),
