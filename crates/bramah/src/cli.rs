@@ -332,6 +332,13 @@ pub enum Workload {
     Read,
     /// Increment a counter
     Increment,
+    /// Acquire and release a lock that each client has for itself
+    LockOwn,
+    /// Acquire and release one lock that all clients want
+    LockOne,
+    /// One caller writes a file, and the clients watch it: an operation is an event delivered to one of them, the
+    /// latency is that of the writes
+    Watch,
     /// One caller that writes all the time and prints a line for each acknowledged write
     Probe,
 }

@@ -19,13 +19,33 @@ pub(super) struct Load {
     pub(super) key: &'static str,
     pub(super) workload: &'static str,
     pub(super) clients: u32,
-    /// Part of `--quick`.
+    /// What it is run together with.
+    pub(super) suite: Suite,
+    /// Part of its suite with `--quick`.
     pub(super) quick: bool,
 }
 
-const fn load(key: &'static str, workload: &'static str, clients: u32, quick: bool) -> Load {
-    Load { key, workload, clients, quick }
+/// Loads that are run together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Suite {
+    /// Files and counters, and fail-over.
+    Files,
+    /// Locks and watches.
+    Locks,
 }
+
+const fn load(key: &'static str, workload: &'static str, clients: u32, quick: bool) -> Load {
+    Load { key, workload, clients, suite: Suite::Files, quick }
+}
+
+const fn lock_load(key: &'static str, workload: &'static str, clients: u32) -> Load {
+    Load { key, workload, clients, suite: Suite::Locks, quick: true }
+}
+
+/// A caller that writes while nobody watches, as [`WATCHED`] does while many do.
+pub(super) const UNWATCHED: &str = "unwatched";
+/// Its latency is that of the one who writes.
+pub(super) const WATCHED: &str = "watch_1000";
 
 /// In the order in which they are run: the writes make the files that are read.
 pub(super) const LOADS: &[Load] = &[
@@ -35,6 +55,10 @@ pub(super) const LOADS: &[Load] = &[
     load("write_1000", "write", 1_000, false),
     load("read_256", "read", 256, true),
     load("counter_64", "increment", 64, true),
+    lock_load("lock_own_64", "lock-own", 64),
+    lock_load("lock_one_64", "lock-one", 64),
+    lock_load(UNWATCHED, "write", 1),
+    lock_load(WATCHED, "watch", 1_000),
 ];
 
 /// What a run measured.

@@ -22,7 +22,7 @@ use serde_json::json;
 use self::bramah::Bramah;
 use self::cell::{Cell, System};
 use self::etcd::Etcd;
-use self::load::{LOADS, Load, Times};
+use self::load::{LOADS, Load, Suite, Times};
 use self::report::{FAILOVER, OURS, PEER, Results};
 use crate::{processes, workspace};
 
@@ -69,11 +69,12 @@ pub(crate) fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
 
 impl Plan {
     fn read(mut arguments: lexopt::Parser) -> Result<Self> {
-        let (mut quick, mut json, mut peer) = (false, false, None);
+        let (mut quick, mut json, mut peer, mut suite) = (false, false, None, Suite::Files);
         let (mut only, mut seconds, mut turns, mut kills) = (Vec::new(), None, 3, 9);
         while let Some(argument) = arguments.next()? {
             match argument {
                 Long("peer") => peer = Some(arguments.value()?.string()?),
+                Long("suite") => suite = read_suite(&arguments.value()?.string()?)?,
                 Long("quick") => quick = true,
                 Long("json") => json = true,
                 Long("only") => only.push(arguments.value()?.string()?),
@@ -89,9 +90,9 @@ impl Plan {
         let wanted = |key: &str, otherwise: bool| {
             if only.is_empty() { otherwise } else { only.iter().any(|only| only == key) }
         };
-        let loads: Vec<Load> =
-            LOADS.iter().filter(|load| wanted(load.key, !quick || load.quick)).copied().collect();
-        let failover = wanted(FAILOVER, !quick);
+        let is_of_suite = |load: &&Load| wanted(load.key, load.suite == suite && (!quick || load.quick));
+        let loads: Vec<Load> = LOADS.iter().filter(is_of_suite).copied().collect();
+        let failover = wanted(FAILOVER, suite == Suite::Files && !quick);
         if let Some(unknown) =
             only.iter().find(|only| *only != FAILOVER && LOADS.iter().all(|load| load.key != *only))
         {
@@ -132,6 +133,14 @@ impl Plan {
             results.add_outages(name, outages);
         }
         Ok(())
+    }
+}
+
+fn read_suite(name: &str) -> Result<Suite> {
+    match name {
+        "files" => Ok(Suite::Files),
+        "locks" => Ok(Suite::Locks),
+        _ => bail!("there is no suite {name:?}; there are files and locks"),
     }
 }
 
@@ -195,6 +204,9 @@ mod tests {
         let quick = plan(&["--peer", "etcd", "--quick"]).unwrap();
         assert_eq!(keys(&quick), ["write_1", "write_256", "read_256", "counter_64"]);
         assert!(!quick.failover);
+        let locks = plan(&["--peer", "etcd", "--suite", "locks", "--quick"]).unwrap();
+        assert_eq!(keys(&locks), ["lock_own_64", "lock_one_64", "unwatched", "watch_1000"]);
+        assert!(!locks.failover);
         let one = plan(&["--peer", "etcd", "--only", "failover"]).unwrap();
         assert!(one.loads.is_empty() && one.failover);
     }
@@ -218,5 +230,7 @@ mod tests {
         assert!(plan(&[]).unwrap_err().to_string().contains("--peer etcd"));
         let error = plan(&["--peer", "etcd", "--only", "write_2"]).unwrap_err().to_string();
         assert!(error.contains("write_2") && error.contains("write_64"), "{error}");
+        let error = plan(&["--peer", "etcd", "--suite", "lock"]).unwrap_err().to_string();
+        assert!(error.contains("locks"), "{error}");
     }
 }

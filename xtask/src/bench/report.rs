@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::load::{LOADS, Measured, median};
+use super::load::{LOADS, Measured, UNWATCHED, WATCHED, median};
 
 /// The two systems, in the order in which they take turns.
 pub(super) const PEER: &str = "etcd";
@@ -51,6 +51,12 @@ impl Results {
         Some(self.middle(OURS, key, rate)? / self.middle(PEER, key, rate)?)
     }
 
+    /// How many times longer a write takes while many watch it.
+    fn slowed_by_watchers(&self, system: &'static str) -> Option<f64> {
+        let p50 = |key| self.middle(system, key, |measured| measured.p50_us);
+        Some(p50(WATCHED)? / p50(UNWATCHED)?)
+    }
+
     pub(super) fn table(&self) -> String {
         let mut lines = vec![format!(
             "{:<12} {:>22} {:>7}   {:>17} {:>17}   {:>15} {:>15}",
@@ -65,6 +71,9 @@ impl Results {
             (self.outage_ms(PEER), self.outage_ms(OURS), self.ratio(FAILOVER))
         {
             lines.push(format!("{FAILOVER:<12} {theirs:>8.0} ms {ours:>7.0} ms {ratio:>7.2}"));
+        }
+        if let (Some(theirs), Some(ours)) = (self.slowed_by_watchers(PEER), self.slowed_by_watchers(OURS)) {
+            lines.push(format!("a write's p50 with 1,000 watchers, in times of that without: {PEER} {theirs:.2}, {OURS} {ours:.2}"));
         }
         lines.join("\n")
     }
@@ -100,7 +109,13 @@ impl Results {
                 "turns": raw,
             });
         }
-        json!({ "ratios": ratios, "measured": turns, "failover_ms": self.outages_ms })
+        let slowed = [PEER, OURS].map(|system| (system, self.slowed_by_watchers(system).map(rounded)));
+        json!({
+            "ratios": ratios,
+            "slowed_by_watchers": BTreeMap::from(slowed),
+            "measured": turns,
+            "failover_ms": self.outages_ms,
+        })
     }
 }
 
@@ -143,6 +158,15 @@ mod tests {
         assert_eq!(json["measured"]["write_1"]["etcd"]["operations_per_second"], 200.0);
         assert_eq!(json["measured"]["write_1"]["bramah"]["turns"].as_array().map(Vec::len), Some(3));
         assert_eq!(json["failover_ms"]["etcd"], json!([1_000.0, 1_200.0, 3_000.0]));
+    }
+
+    #[test]
+    fn watchers_slow_a_write_by_a_factor() {
+        let mut results = Results::default();
+        results.add(OURS, UNWATCHED, Measured { p50_us: 800.0, ..measured(1.0) });
+        results.add(OURS, WATCHED, Measured { p50_us: 1_000.0, ..measured(1.0) });
+        let slowed = &results.json()["slowed_by_watchers"];
+        assert_eq!((&slowed["bramah"], &slowed["etcd"]), (&json!(1.25), &json!(null)));
     }
 
     #[test]

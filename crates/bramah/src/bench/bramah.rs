@@ -6,7 +6,7 @@ use std::time::Duration;
 use bramah_client::{Client, Route};
 use bytes::Bytes;
 
-use super::target::{KEY_FOLDER, Names, Target};
+use super::target::{Contender, Deliveries, KEY_FOLDER, LOCK_FOLDER, Names, Target, WATCHED};
 use crate::cli::BenchRoute;
 
 /// One connection.

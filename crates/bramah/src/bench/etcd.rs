@@ -4,21 +4,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use tonic::transport::{Channel, Endpoint};
 
-use super::target::{Names, Target};
+use super::target::{Contender, Deliveries, LOCK_FOLDER, Names, Target, WATCHED};
 
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
 pub(crate) mod proto {
     tonic::include_proto!("etcdserverpb");
 }
 
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
+mod lock_proto {
+    tonic::include_proto!("v3lockpb");
+}
+
+use lock_proto::lock_client::LockClient;
 use proto::compare::{CompareResult, CompareTarget, TargetUnion};
 use proto::kv_client::KvClient;
+use proto::lease_client::LeaseClient;
 use proto::maintenance_client::MaintenanceClient;
 use proto::request_op::Request;
 use proto::response_op::Response;
+use proto::watch_client::WatchClient;
+use proto::watch_request::RequestUnion;
 
+/// Longer than any bench, so that nothing has to keep a lease alive.
+const LEASE_SECONDS: i64 = 86_400;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection of its own to `address`.
@@ -59,6 +71,7 @@ pub(crate) async fn leader(addresses: &[String]) -> Result<String, String> {
 /// One connection.
 #[derive(Clone)]
 pub(crate) struct Etcd {
+    channel: Channel,
     kv: KvClient<Channel>,
     names: Arc<Names>,
 }
@@ -66,7 +79,7 @@ pub(crate) struct Etcd {
 impl Etcd {
     /// Speaks over `channel`.
     pub(crate) fn new(channel: Channel, names: Arc<Names>) -> Self {
-        Self { kv: KvClient::new(channel), names }
+        Self { kv: KvClient::new(channel.clone()), channel, names }
     }
 
     async fn range(&self, key: &Bytes) -> Result<Current, String> {
@@ -110,7 +123,60 @@ fn compare_and_increment(key: &Bytes, current: &Current) -> proto::TxnRequest {
     }
 }
 
+/// One that wants a lock, under a lease of its own: etcd takes two requests under one lease for one holder's.
+pub(crate) struct EtcdContender {
+    locks: LockClient<Channel>,
+    name: Bytes,
+    lease: i64,
+}
+
+impl Contender for EtcdContender {
+    async fn acquire_and_release(&mut self) -> Result<(), String> {
+        let request = lock_proto::LockRequest { name: self.name.clone(), lease: self.lease };
+        let held = self.locks.lock(request).await.map_err(|status| status.to_string())?;
+        let request = lock_proto::UnlockRequest { key: held.into_inner().key };
+        self.locks.unlock(request).await.map(drop).map_err(|status| status.to_string())
+    }
+}
+
 impl Target for Etcd {
+    type Contender = EtcdContender;
+
+    async fn contender(&self, lock: usize) -> Result<EtcdContender, String> {
+        let request = proto::LeaseGrantRequest { ttl: LEASE_SECONDS, id: 0 };
+        let granted = LeaseClient::new(self.channel.clone()).lease_grant(request).await;
+        let lease = granted.map_err(|status| status.to_string())?.into_inner().id;
+        let name = format!("{LOCK_FOLDER}/{lock:05}").into();
+        Ok(EtcdContender { locks: LockClient::new(self.channel.clone()), name, lease })
+    }
+
+    /// All watchers of a connection on one stream, as etcd's own client does it.
+    async fn watch(&self, watchers: usize, deliveries: Deliveries) -> Result<(), String> {
+        let create = proto::WatchCreateRequest { key: WATCHED.into(), ..Default::default() };
+        let request = proto::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+        // The stream must stay open on our side.
+        let requests = stream::iter(vec![request; watchers]).chain(stream::pending());
+        let told = WatchClient::new(self.channel.clone()).watch(requests).await;
+        let mut told = told.map_err(|status| status.to_string())?.into_inner();
+        for _ in 0..watchers {
+            let response = told.message().await.map_err(|status| status.to_string())?;
+            if !response.is_some_and(|response| response.created) {
+                return Err("etcd did not begin a watch".into());
+            }
+        }
+        tokio::spawn(async move {
+            while let Ok(Some(response)) = told.message().await {
+                deliveries.add(response.events.len());
+            }
+        });
+        Ok(())
+    }
+
+    async fn write_watched(&self, value: Bytes) -> Result<(), String> {
+        let request = proto::PutRequest { key: WATCHED.into(), value };
+        self.kv.clone().put(request).await.map(drop).map_err(|status| status.to_string())
+    }
+
     async fn write(&self, key: usize, value: Bytes) -> Result<(), String> {
         let request =
             proto::PutRequest { key: Bytes::copy_from_slice(self.names.keys[key].as_bytes()), value };

@@ -11,7 +11,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
-use super::target::Target;
+use super::target::{Contender, Deliveries, Target};
 use crate::cli::{BenchArgs, Workload};
 
 /// A failing caller rests this long, so that it measures the system and not its own spinning.
@@ -20,6 +20,8 @@ const REST_AFTER_ERROR: Duration = Duration::from_millis(10);
 const VALUES: usize = 64;
 /// Callers that fill the files before the measurement.
 const LOADERS: usize = 64;
+/// Most time that all watches may take to begin.
+const WATCHES_WITHIN: Duration = Duration::from_secs(30);
 /// Longest latency the histogram tells apart, in microseconds.
 const MAX_LATENCY_US: u64 = 120_000_000;
 
@@ -63,6 +65,20 @@ pub(crate) struct Measured {
     pub(crate) errors: u64,
     /// The first failure's words.
     pub(crate) first_error: Option<String>,
+    /// With watchers: events that were delivered to them, all together.
+    pub(crate) deliveries: Option<u64>,
+}
+
+impl Measured {
+    /// What was done in all.
+    pub(crate) fn operations(&self) -> u64 {
+        self.deliveries.unwrap_or(self.latency.len())
+    }
+}
+
+/// What a caller does over and over.
+trait Caller: Send + 'static {
+    fn call(&mut self, random: &mut SmallRng) -> impl Future<Output = Result<(), String>> + Send;
 }
 
 struct Shared {
@@ -77,6 +93,51 @@ pub(crate) async fn run<T: Target>(
     clients: usize,
     plan: &Plan,
 ) -> Result<Measured, String> {
+    match plan.workload {
+        Workload::LockOwn | Workload::LockOne => {
+            let mut contending = Vec::new();
+            for caller in 0..clients {
+                let lock = if plan.workload == Workload::LockOwn { caller } else { 0 };
+                contending.push(Contending(connections[caller % connections.len()].contender(lock).await?));
+            }
+            run_callers(contending, plan).await
+        }
+        Workload::Watch => run_watchers(connections, clients, plan).await,
+        _ => {
+            let target = |caller| connections[caller % connections.len()].clone();
+            let using = (0..clients).map(|caller| Using { target: target(caller), plan: plan.clone() });
+            run_callers(using.collect(), plan).await
+        }
+    }
+}
+
+/// One caller writes one file, and `watchers` watch it.
+async fn run_watchers<T: Target>(
+    connections: &[T],
+    watchers: usize,
+    plan: &Plan,
+) -> Result<Measured, String> {
+    connections[0].write_watched(plan.values[0].clone()).await?;
+    let deliveries = Deliveries::default();
+    for (index, connection) in connections.iter().enumerate() {
+        let share = watchers / connections.len() + usize::from(index < watchers % connections.len());
+        let begun = tokio::time::timeout(WATCHES_WITHIN, connection.watch(share, deliveries.clone()));
+        begun.await.map_err(|_| "the watches did not begin in time".to_owned())??;
+    }
+    let writer = Writing { target: connections[0].clone(), plan: plan.clone() };
+    let (measured, delivered) =
+        tokio::join!(run_callers(vec![writer], plan), delivered_between(plan, &deliveries));
+    Ok(Measured { deliveries: Some(delivered), ..measured? })
+}
+
+async fn delivered_between(plan: &Plan, deliveries: &Deliveries) -> u64 {
+    tokio::time::sleep_until(plan.begin.into()).await;
+    let before = deliveries.count();
+    tokio::time::sleep_until(plan.end.into()).await;
+    deliveries.count() - before
+}
+
+async fn run_callers<C: Caller>(all: Vec<C>, plan: &Plan) -> Result<Measured, String> {
     let latency = Histogram::new_with_bounds(1, MAX_LATENCY_US, 3).map_err(|error| error.to_string())?;
     let shared = Arc::new(Shared {
         latency: Mutex::new(latency),
@@ -84,26 +145,26 @@ pub(crate) async fn run<T: Target>(
         first_error: Mutex::new(None),
     });
     let mut callers = JoinSet::new();
-    for caller in 0..clients {
-        let target = connections[caller % connections.len()].clone();
-        callers.spawn(call_until_end(target, caller as u64, plan.clone(), Arc::clone(&shared)));
+    for (caller, number) in all.into_iter().zip(0..) {
+        callers.spawn(call_until_end(caller, number, plan.clone(), Arc::clone(&shared)));
     }
     while let Some(ended) = callers.join_next().await {
         ended.map_err(|error| format!("a caller broke off: {error}"))?;
     }
     let latency = shared.latency.lock().clone();
     let first_error = shared.first_error.lock().take();
-    Ok(Measured { latency, errors: shared.errors.load(Ordering::Relaxed), first_error })
+    let errors = shared.errors.load(Ordering::Relaxed);
+    Ok(Measured { latency, errors, first_error, deliveries: None })
 }
 
-async fn call_until_end<T: Target>(target: T, caller: u64, plan: Plan, shared: Arc<Shared>) {
-    let mut random = SmallRng::seed_from_u64(caller);
+async fn call_until_end<C: Caller>(mut caller: C, number: u64, plan: Plan, shared: Arc<Shared>) {
+    let mut random = SmallRng::seed_from_u64(number);
     loop {
         let sent = Instant::now();
         if sent >= plan.end {
             return;
         }
-        let result = call(&target, &plan, &mut random).await;
+        let result = caller.call(&mut random).await;
         let answered = Instant::now();
         let counts = answered >= plan.begin && answered < plan.end;
         match result {
@@ -121,14 +182,45 @@ async fn call_until_end<T: Target>(target: T, caller: u64, plan: Plan, shared: A
     }
 }
 
-async fn call<T: Target>(target: &T, plan: &Plan, random: &mut SmallRng) -> Result<(), String> {
-    match plan.workload {
-        Workload::Write | Workload::Probe => {
-            let value = plan.values[random.random_range(0..plan.values.len())].clone();
-            target.write(random.random_range(0..plan.keys), value).await
+/// Writes, reads or increments.
+struct Using<T> {
+    target: T,
+    plan: Plan,
+}
+
+impl<T: Target> Caller for Using<T> {
+    async fn call(&mut self, random: &mut SmallRng) -> Result<(), String> {
+        let plan = &self.plan;
+        match plan.workload {
+            Workload::Read => self.target.read(random.random_range(0..plan.keys)).await,
+            Workload::Increment => self.target.increment(random.random_range(0..plan.counters)).await,
+            _ => {
+                let value = plan.values[random.random_range(0..plan.values.len())].clone();
+                self.target.write(random.random_range(0..plan.keys), value).await
+            }
         }
-        Workload::Read => target.read(random.random_range(0..plan.keys)).await,
-        Workload::Increment => target.increment(random.random_range(0..plan.counters)).await,
+    }
+}
+
+/// Takes and gives back a lock.
+struct Contending<C>(C);
+
+impl<C: Contender> Caller for Contending<C> {
+    async fn call(&mut self, _: &mut SmallRng) -> Result<(), String> {
+        self.0.acquire_and_release().await
+    }
+}
+
+/// Writes what is watched.
+struct Writing<T> {
+    target: T,
+    plan: Plan,
+}
+
+impl<T: Target> Caller for Writing<T> {
+    async fn call(&mut self, random: &mut SmallRng) -> Result<(), String> {
+        let values = &self.plan.values;
+        self.target.write_watched(values[random.random_range(0..values.len())].clone()).await
     }
 }
 
@@ -170,9 +262,30 @@ mod tests {
     struct Fake {
         calls: Arc<AtomicU64>,
         written: Arc<Mutex<std::collections::BTreeSet<usize>>>,
+        watching: Arc<Mutex<Vec<(usize, Deliveries)>>>,
+    }
+
+    impl Contender for Fake {
+        async fn acquire_and_release(&mut self) -> Result<(), String> {
+            self.increment(0).await
+        }
     }
 
     impl Target for Fake {
+        type Contender = Fake;
+        async fn contender(&self, lock: usize) -> Result<Fake, String> {
+            self.written.lock().insert(lock);
+            Ok(self.clone())
+        }
+        async fn watch(&self, watchers: usize, deliveries: Deliveries) -> Result<(), String> {
+            self.watching.lock().push((watchers, deliveries));
+            Ok(())
+        }
+        async fn write_watched(&self, _: Bytes) -> Result<(), String> {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            self.watching.lock().iter().for_each(|(watchers, deliveries)| deliveries.add(*watchers));
+            Ok(())
+        }
         async fn write(&self, key: usize, _: Bytes) -> Result<(), String> {
             self.written.lock().insert(key);
             Ok(())
@@ -210,6 +323,29 @@ mod tests {
         assert!(measured.latency.len() + measured.errors <= answered);
         assert!(measured.latency.len() + measured.errors + 8 >= answered, "all but the last calls count");
         assert!(measured.latency.min() >= 1_000, "each call takes a millisecond");
+    }
+
+    #[tokio::test]
+    async fn each_contends_for_its_own_lock_or_all_for_one() {
+        for (workload, locks) in [("lock-own", 4), ("lock-one", 1)] {
+            let args = args(&["--workload", workload, "--seconds", "0.1", "--warmup", "0"]);
+            let target = Fake::default();
+            let measured = run(std::slice::from_ref(&target), 4, &Plan::new(&args)).await.expect("a run");
+            assert_eq!(target.written.lock().len(), locks, "{workload}");
+            assert_eq!(measured.operations(), measured.latency.len());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_reaches_watchers_is_counted() {
+        let args = args(&["--workload", "watch", "--seconds", "0.2", "--warmup", "0"]);
+        let target = Fake::default();
+        let measured = run(&[target.clone(), target.clone()], 1_001, &Plan::new(&args)).await.expect("a run");
+        let shares: Vec<usize> = target.watching.lock().iter().map(|(watchers, _)| *watchers).collect();
+        assert_eq!(shares, [501, 500]);
+        let writes = measured.latency.len();
+        let of_last_write = 1_001;
+        assert!(measured.operations().abs_diff(writes * 1_001) <= of_last_write);
     }
 
     #[tokio::test]

@@ -26,8 +26,8 @@ pub(crate) fn json(args: &BenchArgs, connections: usize, measured: &Measured, cp
         "connections": connections,
         "route": route(args.route),
         "seconds": args.seconds,
-        "operations": latency.len(),
-        "operations_per_second": latency.len() as f64 / args.seconds,
+        "operations": measured.operations(),
+        "operations_per_second": measured.operations() as f64 / args.seconds,
         "errors": measured.errors,
         "first_error": measured.first_error,
         "latency_us": {
@@ -47,14 +47,14 @@ pub(crate) fn json(args: &BenchArgs, connections: usize, measured: &Measured, cp
 pub(crate) fn text(args: &BenchArgs, connections: usize, measured: &Measured, cpu: CpuTime) -> String {
     let latency = &measured.latency;
     let milliseconds = |quantile| latency.value_at_quantile(quantile) as f64 / 1_000.0;
-    let operations = latency.len().max(1) as f64;
+    let operations = measured.operations().max(1) as f64;
     let each = |time: Duration| {
         format!("{:.2} s, {:.1} µs an operation", time.as_secs_f64(), time.as_secs_f64() * 1e6 / operations)
     };
     let mut text = format!(
-        "{} {}s a second over {}\n  {} clients on {connections} connections ({}), {} s\n  latency ms: p50 {:.2}  p90 {:.2}  p99 {:.2}  p99.9 {:.2}  max {:.2}\n  CPU: generator {}",
-        with_separators((latency.len() as f64 / args.seconds).round() as u64),
-        workload(args.workload),
+        "{} {} a second over {}\n  {} clients on {connections} connections ({}), {} s\n  latency ms: p50 {:.2}  p90 {:.2}  p99 {:.2}  p99.9 {:.2}  max {:.2}\n  CPU: generator {}",
+        with_separators((measured.operations() as f64 / args.seconds).round() as u64),
+        operations_name(args.workload),
         protocol(args.protocol),
         args.clients,
         route(args.route),
@@ -80,7 +80,21 @@ fn workload(workload: Workload) -> &'static str {
         Workload::Write => "write",
         Workload::Read => "read",
         Workload::Increment => "increment",
+        Workload::LockOwn => "lock-own",
+        Workload::LockOne => "lock-one",
+        Workload::Watch => "watch",
         Workload::Probe => "probe",
+    }
+}
+
+/// What is counted.
+fn operations_name(workload: Workload) -> &'static str {
+    match workload {
+        Workload::Write | Workload::Probe => "writes",
+        Workload::Read => "reads",
+        Workload::Increment => "increments",
+        Workload::LockOwn | Workload::LockOne => "locks taken and given back",
+        Workload::Watch => "events delivered",
     }
 }
 

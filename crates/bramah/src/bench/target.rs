@@ -1,6 +1,8 @@
 //! What a bench needs from a system under load.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -14,8 +16,40 @@ pub(crate) trait Target: Clone + Send + Sync + 'static {
     fn increment(&self, counter: usize) -> impl Future<Output = Result<(), String>> + Send;
     /// Whether the file is there already.
     fn exists(&self, key: usize) -> impl Future<Output = Result<bool, String>> + Send;
+    /// One that takes and gives back a lock.
+    type Contender: Contender;
+    /// Gets ready to contend for a lock.
+    fn contender(&self, lock: usize) -> impl Future<Output = Result<Self::Contender, String>> + Send;
+    /// Begins so many watches of the watched file, which count what is delivered to them.
+    fn watch(
+        &self,
+        watchers: usize,
+        deliveries: Deliveries,
+    ) -> impl Future<Output = Result<(), String>> + Send;
+    /// Writes the watched file, durably.
+    fn write_watched(&self, value: Bytes) -> impl Future<Output = Result<(), String>> + Send;
     /// Ends the connection.
     fn close(self) -> impl Future<Output = ()> + Send;
+}
+
+/// One that wants a lock, apart from all others even of the same connection.
+pub(crate) trait Contender: Send + 'static {
+    /// Waits until it holds the lock, and gives it back.
+    fn acquire_and_release(&mut self) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// How many events were delivered to watchers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Deliveries(Arc<AtomicU64>);
+
+impl Deliveries {
+    pub(crate) fn add(&self, events: usize) {
+        self.0.fetch_add(events as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// The names of files and counters, made once.
@@ -37,4 +71,8 @@ impl Names {
 
 /// The folder of the files.
 pub(crate) const KEY_FOLDER: &str = "/bench/keys";
+/// The folder of the locks.
+pub(crate) const LOCK_FOLDER: &str = "/bench/locks";
+/// The file that is watched.
+pub(crate) const WATCHED: &str = "/bench/watched";
 const COUNTER_FOLDER: &str = "/bench/counters";
