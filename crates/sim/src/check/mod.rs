@@ -26,6 +26,7 @@ pub mod digests;
 pub mod events;
 pub mod exactly_once;
 pub mod linear;
+pub mod locks;
 pub mod sessions;
 
 use std::fmt;

@@ -8,6 +8,7 @@ mod history;
 mod linear;
 mod linear_exhaustive;
 mod linear_large;
+mod locks;
 mod sessions;
 mod storms;
 mod story;
