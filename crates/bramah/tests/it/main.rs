@@ -2,6 +2,7 @@
 
 mod commands;
 mod demo;
+mod docs;
 mod members;
 mod real;
 mod server;
