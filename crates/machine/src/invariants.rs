@@ -62,6 +62,8 @@ impl State {
             ("revision", self.tree.revisions.newest),
             ("instance", self.tree.instances),
             ("session", self.sessions.opened),
+            ("handle", self.handles.opened),
+            ("place", self.locks.tickets),
         ] {
             ensure(count <= MAX_COUNT, || format!("the {name} count {count} is too large to be true"))?;
         }
@@ -74,6 +76,10 @@ impl State {
     }
 
     fn nodes_are_sane(&self) -> Check {
+        let guarded = self.nodes().filter(|(_, node)| node.is_guarded()).count() as u64;
+        ensure(guarded == self.tree.guarded, || {
+            format!("{guarded} nodes have ACL names, and that is not counted")
+        })?;
         self.nodes().try_for_each(|(path, node)| self.node_is_sane(path, node))
     }
 
@@ -153,13 +159,19 @@ impl State {
     fn handles_belong_to_sessions(&self) -> Check {
         ensure(self.handle_count() <= MAX_HANDLES, || "too many handles".to_owned())?;
         let mut open: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut placed = 0;
         for (&(session, id), handle) in &self.handles.table {
             let broken = |what: &str| format!("handle {id} of session {session}: {what}");
             ensure((1..=self.handles.opened).contains(&id.0), || broken("was never opened"))?;
             ensure(self.session(session).is_some(), || broken("there is no such session"))?;
             *open.entry(handle.instance).or_default() += 1;
+            placed += usize::from(handle.place != Place::Apart);
             self.place_is_kept(session, id, handle).map_err(|what| broken(&what))?;
         }
+        let at_locks: usize = self.locks().map(|lock| lock.holders.len() + lock.waiters.len()).sum();
+        ensure(placed == at_locks, || {
+            format!("{placed} handles hold or wait, and locks know of {at_locks}")
+        })?;
         for (id, session) in self.sessions() {
             let handles = self.handles.of(id).count() as u64;
             ensure(handles == session.handles && handles <= MAX_HANDLES_PER_SESSION, || {
@@ -219,6 +231,8 @@ impl State {
                 broken("a place was never given")
             })?;
         }
+        let locks = self.locks.table.len();
+        ensure(locks == self.locks.named(), || format!("of {locks} locks not all are found by name"))?;
         ensure(delays == self.locks.delays.len(), || "a lock-delay runs for no lock".to_owned())
     }
 
