@@ -84,6 +84,11 @@ impl Lock {
         self.waiters.values()
     }
 
+    /// The numbers of those who wait: each that comes gets a greater one than any before it.
+    pub fn queue(&self) -> impl Iterator<Item = (u64, &Waiter)> {
+        self.waiters.iter().map(|(number, waiter)| (*number, waiter))
+    }
+
     /// Whether somebody who comes now may hold it, waiters aside.
     pub(crate) fn takes(&self, shared: bool) -> bool {
         self.free_at_ms == 0 && (self.holders.is_empty() || (self.shared && shared))
