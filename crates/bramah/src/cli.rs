@@ -1,7 +1,11 @@
 //! The command line: what can be typed, and its help.
 
+mod locks;
+
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use locks::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -47,6 +51,9 @@ pub struct Shared {
     /// Short for --output json
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub json: bool,
+    /// File with a token that says who you are; without it you are nobody in particular
+    #[arg(long, global = true, help_heading = "Everywhere", env = "BRAMAH_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
     /// How long to try before giving up
     #[arg(long, global = true, help_heading = "Everywhere", default_value = "10s", value_parser = parse_timeout)]
     pub timeout: Duration,
@@ -101,6 +108,28 @@ pub enum Command {
     Stat(PathArgs),
     /// Delete a file, a counter or an empty directory
     Rm(RmArgs),
+    /// Show a directory and all below it
+    Tree(TreeArgs),
+    /// Run a command while holding a lock, or show locks
+    Lock(LockArgs),
+    /// Run a command while leading, one of all who are elected by this name; or show who leads
+    Elect(ElectArgs),
+    /// Print what happens to a node, or run a command each time
+    Watch(WatchArgs),
+    /// Do several things in one step, if all guards hold
+    Txn(TxnArgs),
+    /// Show and change who may do what with a node
+    #[command(subcommand)]
+    Acl(AclCommand),
+    /// Show and limit how much a directory may hold
+    #[command(subcommand)]
+    Quota(QuotaCommand),
+    /// Show sessions
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Make keys and tokens: who the bearer of a token is, the cell takes its word for
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Show every replica of the cell: role, log, lag, disk, memory
     Status(StatusArgs),
     /// Show and change who the replicas of the cell are
@@ -262,8 +291,11 @@ pub struct RmArgs {
     /// The node, as /a/b/c
     pub path: String,
     /// Only if it has this content generation
-    #[arg(long)]
+    #[arg(long, conflicts_with = "recursive")]
     pub if_generation: Option<u64>,
+    /// Delete a directory and all below it, in one step
+    #[arg(short, long)]
+    pub recursive: bool,
 }
 
 /// `bramah status`.
