@@ -10,20 +10,29 @@ use serde_json::{Value, json};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// Everything was done.
-    Done = 0,
+    Done,
     /// Not done, as the answer says.
-    Refused = 1,
+    Refused,
     /// A flag, a setting or an argument is wrong.
-    Usage = 2,
+    Usage,
     /// Certainly not done: nobody to do it in time.
-    Unavailable = 3,
+    Unavailable,
     /// May have been done.
-    Unknown = 4,
+    Unknown,
+    /// As the command ended that was run.
+    OfCommand(u8),
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        ExitCode::from(exit as u8)
+        ExitCode::from(match exit {
+            Exit::Done => 0,
+            Exit::Refused => 1,
+            Exit::Usage => 2,
+            Exit::Unavailable => 3,
+            Exit::Unknown => 4,
+            Exit::OfCommand(code) => code,
+        })
     }
 }
 
@@ -59,6 +68,10 @@ impl Failure {
 
     /// Writes it to standard error.
     pub fn write(&self, as_json: bool) {
+        if matches!(self.exit, Exit::OfCommand(_)) {
+            // It has said itself what there was to say.
+            return;
+        }
         let line = if as_json { self.to_json().to_string() } else { self.to_text() };
         // Nobody is left to tell when standard error is gone.
         let _ = writeln!(std::io::stderr(), "{line}");

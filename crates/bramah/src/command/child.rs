@@ -1,0 +1,130 @@
+//! A command that runs as long as something is held, and no longer.
+
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::output::{Exit, Failure};
+
+/// How a command ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// By itself, or because this process was told to end and passed it on.
+    Done(ExitStatus),
+    /// It was stopped because what it ran under was lost, and why that was.
+    Stopped(String),
+}
+
+/// Runs a command until it ends. When `lost` comes first, or this process is told to end, the command gets SIGTERM, and
+/// `grace` later SIGKILL: when this returns, it does not run any more.
+///
+/// # Errors
+/// When it can't be started.
+pub(crate) async fn run(
+    command_line: &[String],
+    environment: &[(&str, String)],
+    grace: Duration,
+    lost: impl Future<Output = String>,
+) -> Result<Ended, Failure> {
+    let (mut terminate, mut interrupt) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let mut child = start(command_line, environment)?;
+    tokio::select! {
+        status = child.wait() => Ok(Ended::Done(status.map_err(|error| gone(&error))?)),
+        why = lost => {
+            stop(&mut child, grace).await?;
+            Ok(Ended::Stopped(why))
+        }
+        _ = terminate.recv() => Ok(Ended::Done(stop(&mut child, grace).await?)),
+        // The terminal has sent it to the command, too: a second SIGINT would be taken for impatience.
+        _ = interrupt.recv() => match tokio::time::timeout(grace, child.wait()).await {
+            Ok(status) => Ok(Ended::Done(status.map_err(|error| gone(&error))?)),
+            Err(_) => Ok(Ended::Done(stop(&mut child, Duration::ZERO).await?)),
+        },
+    }
+}
+
+fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+    signal(kind).map_err(|error| Failure::refused(format!("cannot listen for signals: {error}")))
+}
+
+fn start(command_line: &[String], environment: &[(&str, String)]) -> Result<Child, Failure> {
+    let [program, arguments @ ..] = command_line else {
+        return Err(Failure::usage("there is no command; give one after --"));
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).envs(environment.iter().map(|(name, value)| (*name, value)));
+    // Should this process break off, nothing is left that believes it holds something.
+    command.kill_on_drop(true);
+    command.spawn().map_err(|error| Failure::usage(format!("cannot run {program}: {error}")))
+}
+
+/// Has a command end, and waits for it.
+async fn stop(child: &mut Child, grace: Duration) -> Result<ExitStatus, Failure> {
+    if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id as i32)) {
+        // It may end at this very moment.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    if let Ok(status) = tokio::time::timeout(grace, child.wait()).await {
+        return status.map_err(|error| gone(&error));
+    }
+    // As above.
+    let _ = child.start_kill();
+    child.wait().await.map_err(|error| gone(&error))
+}
+
+fn gone(error: &std::io::Error) -> Failure {
+    Failure::refused(format!("cannot wait for the command: {error}"))
+}
+
+/// What a command's end makes of this process's: its own exit code, or 128 and the signal, as shells do.
+pub(crate) fn exit_like(status: ExitStatus) -> Result<(), Failure> {
+    use std::os::unix::process::ExitStatusExt;
+    let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(255);
+    match u8::try_from(code).unwrap_or(255) {
+        0 => Ok(()),
+        code => Err(Failure { exit: Exit::OfCommand(code), ..Failure::refused("") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    fn sh(script: &str) -> Vec<String> {
+        ["sh", "-c", script].map(str::to_owned).to_vec()
+    }
+
+    fn exit_of(ended: Result<Ended, Failure>) -> Exit {
+        match ended.expect("it starts") {
+            Ended::Done(status) => exit_like(status).err().map_or(Exit::Done, |failure| failure.exit),
+            Ended::Stopped(why) => panic!("it was stopped: {why}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_finds_its_environment_and_its_exit_code_is_passed_on() {
+        let environment = [("BRAMAH_TEST", "yes".to_owned())];
+        let told = sh("test \"$BRAMAH_TEST\" = yes && exit 7");
+        let ended = run(&told, &environment, Duration::from_secs(5), pending()).await;
+        assert_eq!(exit_of(ended), Exit::OfCommand(7));
+        let ended = run(&sh("kill -9 $$"), &[], Duration::from_secs(5), pending()).await;
+        assert_eq!(exit_of(ended), Exit::OfCommand(137));
+        let failure = run(&["/no/such/program".into()], &[], Duration::ZERO, pending()).await;
+        assert!(failure.is_err_and(|failure| failure.exit == Exit::Usage));
+    }
+
+    #[tokio::test]
+    async fn a_command_does_not_outlive_what_it_runs_under() {
+        for script in ["sleep 100", "trap '' TERM; while true; do sleep 0.01; done"] {
+            let lost = || ready("lost".to_owned());
+            let ended = run(&sh(script), &[], Duration::from_millis(100), lost()).await;
+            assert_eq!(ended.expect("it starts"), Ended::Stopped("lost".into()));
+        }
+    }
+}
