@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::timeline::{Kind, Timeline};
+use super::told;
 use crate::check::{events, sessions};
 use crate::engine;
 use crate::history::History;
@@ -94,6 +95,41 @@ impl Watch {
         self.0.lock().closing.insert(session);
     }
 
+    /// Sessions that their clients have ended, or are about to.
+    pub(super) fn closing(&self) -> BTreeSet<u64> {
+        self.0.lock().closing.clone()
+    }
+
+    /// Follows what a client's watch on everything tells, until that ends: over all its connections and whatever happens
+    /// to the replicas (spec E-3). Where it says that something is missing it is judged anew.
+    pub(super) async fn follow_client(self, name: String, client: bramah_client::Client) {
+        use bramah_client::{EventKind as K, WatchEvent};
+        let of_nodes = [K::Created, K::ContentsModified, K::CounterChanged, K::Deleted, K::AclChanged];
+        let of_locks = [K::LockAcquired, K::LockWanted, K::LockReleased, K::LockLost];
+        let request = client.watch("/").subtree().kinds(of_nodes.into_iter().chain(of_locks));
+        let Ok(mut watch) = request.await else { return };
+        let mut watcher = self.begin_client(&name, watch.begun_at());
+        loop {
+            match watch.next().await {
+                Ok(WatchEvent::Happened(event)) => {
+                    let told = events::Seen { change: told::by_client(&event), state_revision: None };
+                    self.0.lock().watchers[watcher].seen.push(told);
+                }
+                Ok(WatchEvent::Gap { resume }) => watcher = self.begin_client(&name, resume),
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn begin_client(&self, name: &str, after: u64) -> usize {
+        let name = format!("{name} from revision {after} on");
+        let under = "/".into();
+        let mut seen = self.0.lock();
+        seen.watchers.push(events::Watcher { name, under, after: Some(after), until: None, seen: Vec::new() });
+        seen.watchers.len() - 1
+    }
+
     /// Follows one process of a replica until it dies.
     pub(super) async fn follow(self, replica: ReplicaId, cell: Cell) {
         let mut leadership = cell.leadership();
@@ -155,11 +191,7 @@ impl Watch {
         seen.newest.insert(following.replica, (following.watcher, snapshot));
         for event in batch {
             following.newest = following.newest.max(event.revision);
-            let change = events::Change {
-                revision: event.revision,
-                path: event.path.as_str().into(),
-                what: format!("{:?}", event.change),
-            };
+            let change = told::by_replica(event);
             let known = seen.changes.entry(event.revision).or_default();
             if !known.contains(&change) {
                 known.push(change.clone());
