@@ -166,7 +166,7 @@ pub async fn rm(shared: &Shared, args: RmArgs) -> Result<(), Failure> {
     Printer { json: shared.is_json() }.answer("", json!({ "path": args.path, "deleted": true }))
 }
 
-fn stat_json(stat: &Stat) -> Value {
+pub(super) fn stat_json(stat: &Stat) -> Value {
     json!({
         "kind": kind_name(stat),
         "instance": stat.instance,
@@ -192,7 +192,7 @@ fn kind_name(stat: &Stat) -> &'static str {
 }
 
 /// As `ls -F` marks them.
-fn kind_mark(stat: &Stat) -> &'static str {
+pub(super) fn kind_mark(stat: &Stat) -> &'static str {
     match stat.kind {
         bramah_client::Kind::Directory => "/",
         bramah_client::Kind::Counter => "#",

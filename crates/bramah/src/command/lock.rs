@@ -1,0 +1,168 @@
+//! `bramah lock`: a command that runs while a lock is held; and who holds what.
+
+use std::time::Duration;
+
+use bramah_client::{LockInfo, LockParty, LostReason};
+use serde_json::{Value, json};
+
+use super::child::{self, Ended};
+use super::connect::{client, long_client};
+use super::table;
+use crate::cli::{LockArgs, LockCommand, Shared};
+use crate::output::{Exit, Failure, Printer};
+
+/// Does it.
+pub async fn run(shared: &Shared, args: LockArgs) -> Result<(), Failure> {
+    match (&args.command, &args.name, args.count) {
+        (Some(LockCommand::Ls { below }), ..) => list(shared, below).await,
+        (None, Some(name), Some(count)) => hold_permit(shared, &args, name, count).await,
+        (None, Some(name), None) => hold(shared, &args, name).await,
+        (None, None, _) => Err(Failure::usage("which lock? name a node, as /jobs/backup, or `ls`")),
+    }
+}
+
+async fn hold(shared: &Shared, args: &LockArgs, name: &str) -> Result<(), Failure> {
+    let client = long_client(shared, "bramah lock").await?;
+    let mut request = client.lock(name).parents().lock_delay(args.lock_delay);
+    if args.shared {
+        request = request.shared();
+    }
+    let request = match args.wait {
+        None => request,
+        Some(Duration::ZERO) => request.try_(),
+        Some(wait) => request.within(wait),
+    };
+    let lock = request.await?;
+    let sequencer = lock.sequencer().to_string();
+    let environment = [("BRAMAH_LOCK", name.to_owned()), ("BRAMAH_SEQUENCER", sequencer)];
+    let lost = async { why(&lock.lost().await) };
+    let ended = child::run(&args.run.command_line, &environment, args.run.grace, lost).await;
+    // If this fails the end of the session releases it.
+    let _ = lock.release().await;
+    client.close().await;
+    after(ended?, &format!("the lock {name}"))
+}
+
+async fn hold_permit(shared: &Shared, args: &LockArgs, name: &str, count: u32) -> Result<(), Failure> {
+    let client = long_client(shared, "bramah lock").await?;
+    let semaphore = client.semaphore(name, count);
+    let permit = match args.wait {
+        None => semaphore.acquire().await?,
+        Some(Duration::ZERO) => semaphore.try_acquire().await?,
+        Some(wait) => semaphore.acquire_within(wait).await?,
+    };
+    let environment =
+        [("BRAMAH_LOCK", name.to_owned()), ("BRAMAH_SEQUENCER", permit.lock().sequencer().to_string())];
+    let lost = async { why(&permit.lock().lost().await) };
+    let ended = child::run(&args.run.command_line, &environment, args.run.grace, lost).await;
+    // As above.
+    let _ = permit.release().await;
+    client.close().await;
+    after(ended?, &format!("a permit of {name}"))
+}
+
+/// Why something is held no more.
+pub(super) fn why(reason: &LostReason) -> String {
+    match reason {
+        LostReason::SessionExpired => "the session expired: the cell was out of reach for too long",
+        LostReason::NodeDeleted => "its node was deleted",
+        LostReason::HandleClosed => "an ACL does not allow it any more",
+        _ => "the cell says that it is not held",
+    }
+    .to_owned()
+}
+
+/// This process ends as its command did, unless that was stopped.
+pub(super) fn after(ended: Ended, what: &str) -> Result<(), Failure> {
+    match ended {
+        Ended::Done(status) => child::exit_like(status),
+        Ended::Stopped(why) => Err(Failure {
+            exit: Exit::Refused,
+            code: "lost".into(),
+            message: format!("{what} was lost, and the command was stopped: {why}"),
+            next: None,
+        }),
+    }
+}
+
+async fn list(shared: &Shared, below: &str) -> Result<(), Failure> {
+    let client = client(shared).await?;
+    let locks = client.list_locks(below).await;
+    client.close().await;
+    let locks = locks?;
+    let mut table = table::new(["lock", "mode", "place", "client", "for"]);
+    for lock in &locks {
+        let mode = |shared: bool| if shared { "shared" } else { "exclusive" };
+        let mut row = |party: &LockParty, mode: &str, place: &str| {
+            let cells = [lock.path.clone(), mode.into(), place.into(), who(party), since(party.held_for)];
+            table.add_row(cells);
+        };
+        lock.holders.iter().for_each(|party| row(party, mode(lock.shared), "holds"));
+        lock.waiters.iter().for_each(|party| row(party, mode(party.shared), "waits"));
+        let unnamed = lock.waiter_count.saturating_sub(lock.waiters.len() as u64);
+        if unnamed > 0 {
+            let more = format!("and {unnamed} more");
+            table.add_row([lock.path.clone(), String::new(), "wait".into(), more, String::new()]);
+        }
+        if !lock.delay_left.is_zero() {
+            let left = since(lock.delay_left);
+            table.add_row([lock.path.clone(), String::new(), "lock-delay".into(), String::new(), left]);
+        }
+    }
+    let answer = json!({ "locks": locks.iter().map(lock_json).collect::<Vec<_>>() });
+    Printer { json: shared.is_json() }.answer(table.trim_fmt(), answer)
+}
+
+fn who(party: &LockParty) -> String {
+    let principal = if party.principal.is_empty() { String::new() } else { format!(", {}", party.principal) };
+    format!("{} (session {}{principal})", party.client, party.session)
+}
+
+/// A duration as people read it.
+pub(super) fn since(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0 => format!("{} ms", duration.as_millis()),
+        1..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+fn lock_json(lock: &LockInfo) -> Value {
+    let parties = |parties: &[LockParty]| parties.iter().map(party_json).collect::<Vec<_>>();
+    json!({
+        "path": lock.path,
+        "shared": lock.shared,
+        "generation": lock.generation,
+        "holders": parties(&lock.holders),
+        "holder_count": lock.holder_count,
+        "waiters": parties(&lock.waiters),
+        "waiter_count": lock.waiter_count,
+        "lock_delay_left_ms": lock.delay_left.as_millis() as u64,
+    })
+}
+
+fn party_json(party: &LockParty) -> Value {
+    json!({
+        "session": party.session,
+        "handle": party.handle,
+        "client": party.client,
+        "principal": party.principal,
+        "shared": party.shared,
+        "for_ms": party.held_for.as_millis() as u64,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_short() {
+        let milliseconds = [900, 1_000, 119_999, 120_000, 7_200_000, 172_800_000];
+        let texts = milliseconds.map(|ms| since(Duration::from_millis(ms)));
+        assert_eq!(texts, ["900 ms", "1 s", "119 s", "2 min", "2 h", "2 days"]);
+    }
+}
