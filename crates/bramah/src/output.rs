@@ -19,7 +19,7 @@ pub enum Exit {
     Unavailable,
     /// May have been done.
     Unknown,
-    /// As the command ended that was run.
+    /// With this code, and without a word: what was run, or printed, has said what there was to say.
     OfCommand(u8),
 }
 
@@ -60,6 +60,11 @@ impl Failure {
         Self { exit: Exit::Refused, code: "failed".into(), message: message.into(), next: None }
     }
 
+    /// What the answer that was just printed says: for the exit code alone.
+    pub fn said() -> Self {
+        Self { exit: Exit::OfCommand(1), code: String::new(), message: String::new(), next: None }
+    }
+
     /// The same with a hint.
     pub fn with_next(mut self, next: impl Into<String>) -> Self {
         self.next = Some(next.into());
@@ -69,7 +74,6 @@ impl Failure {
     /// Writes it to standard error.
     pub fn write(&self, as_json: bool) {
         if matches!(self.exit, Exit::OfCommand(_)) {
-            // It has said itself what there was to say.
             return;
         }
         let line = if as_json { self.to_json().to_string() } else { self.to_text() };

@@ -126,9 +126,8 @@ Guards:
   held SEQUENCER         counter PATH <|<=|=|!=|>=|> NUMBER
 
 Operations:
-  set PATH CONTENTS      set-if PATH GENERATION CONTENTS
-  mkdir PATH             rm PATH                rm-tree PATH
-  incr PATH NUMBER       reset PATH NUMBER
+  set PATH CONTENTS      mkdir PATH             rm PATH
+  incr PATH NUMBER       reset PATH NUMBER      rm-tree PATH
 
 CONTENTS is all that is left of the text. All or nothing is done, in one step.
 Exit code 0: the guards held; 1: they did not, and what --else says was done.";

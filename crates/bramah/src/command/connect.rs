@@ -15,8 +15,21 @@ const EXPLAIN_LIMIT: Duration = Duration::from_secs(1);
 /// A client for one command, whose calls take at most `--timeout`.
 pub async fn client(shared: &Shared) -> Result<Client, Failure> {
     // For one call it is not worth going on to the leader: every replica takes every call.
-    let builder = Client::builder().addresses(&shared.addresses[..]).route(Route::Fixed(0));
-    match builder.name("bramah command line").deadline(shared.timeout).connect().await {
+    connect(shared, "bramah command line", Route::Fixed(0)).await
+}
+
+/// A client for a command that goes on for long. `what` it does is seen by whoever lists sessions.
+pub async fn long_client(shared: &Shared, what: &str) -> Result<Client, Failure> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    connect(shared, &format!("{what} ({host}, process {})", std::process::id()), Route::Leader).await
+}
+
+async fn connect(shared: &Shared, name: &str, route: Route) -> Result<Client, Failure> {
+    let mut builder = Client::builder().addresses(&shared.addresses[..]).route(route);
+    if let Some(file) = &shared.token_file {
+        builder = builder.token_file(file);
+    }
+    match builder.name(name).deadline(shared.timeout).connect().await {
         Ok(client) => Ok(client),
         Err(error) => Err(explain(error, &shared.addresses).await),
     }

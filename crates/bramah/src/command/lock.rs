@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use bramah_client::{LockInfo, LockParty, LostReason};
-use serde_json::{Value, json};
+use bramah_client::{Client, Error, LockInfo, LockParty, LostReason};
+use serde_json::json;
 
 use super::child::{self, Ended};
 use super::connect::{client, long_client};
 use super::table;
 use crate::cli::{LockArgs, LockCommand, Shared};
 use crate::output::{Exit, Failure, Printer};
+
+/// Locks or sessions that are asked for at a time.
+pub(super) const PAGE: u32 = 1_000;
 
 /// Does it.
 pub async fn run(shared: &Shared, args: LockArgs) -> Result<(), Failure> {
@@ -87,14 +90,14 @@ pub(super) fn after(ended: Ended, what: &str) -> Result<(), Failure> {
 
 async fn list(shared: &Shared, below: &str) -> Result<(), Failure> {
     let client = client(shared).await?;
-    let locks = client.list_locks(below).await;
+    let locks = all_locks(&client, below).await;
     client.close().await;
     let locks = locks?;
     let mut table = table::new(["lock", "mode", "place", "client", "for"]);
     for lock in &locks {
         let mode = |shared: bool| if shared { "shared" } else { "exclusive" };
         let mut row = |party: &LockParty, mode: &str, place: &str| {
-            let cells = [lock.path.clone(), mode.into(), place.into(), who(party), since(party.held_for)];
+            let cells = [lock.path.clone(), mode.into(), place.into(), who(party), since(party.for_ms)];
             table.add_row(cells);
         };
         lock.holders.iter().for_each(|party| row(party, mode(lock.shared), "holds"));
@@ -104,13 +107,27 @@ async fn list(shared: &Shared, below: &str) -> Result<(), Failure> {
             let more = format!("and {unnamed} more");
             table.add_row([lock.path.clone(), String::new(), "wait".into(), more, String::new()]);
         }
-        if !lock.delay_left.is_zero() {
-            let left = since(lock.delay_left);
+        if lock.delay_left_ms > 0 {
+            let left = since(lock.delay_left_ms);
             table.add_row([lock.path.clone(), String::new(), "lock-delay".into(), String::new(), left]);
         }
     }
-    let answer = json!({ "locks": locks.iter().map(lock_json).collect::<Vec<_>>() });
+    let answer = json!({ "locks": locks });
     Printer { json: shared.is_json() }.answer(table.trim_fmt(), answer)
+}
+
+async fn all_locks(client: &Client, below: &str) -> Result<Vec<LockInfo>, Error> {
+    let mut locks: Vec<LockInfo> = Vec::new();
+    loop {
+        let after = locks.last().map(|lock| lock.path.clone()).unwrap_or_default();
+        let page = client.list_locks(below, after, PAGE).await?;
+        // An empty page that promises more would never end.
+        let last = !page.more || page.locks.is_empty();
+        locks.extend(page.locks);
+        if last {
+            return Ok(locks);
+        }
+    }
 }
 
 fn who(party: &LockParty) -> String {
@@ -119,40 +136,15 @@ fn who(party: &LockParty) -> String {
 }
 
 /// A duration as people read it.
-pub(super) fn since(duration: Duration) -> String {
-    let seconds = duration.as_secs();
+pub(super) fn since(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1_000;
     match seconds {
-        0 => format!("{} ms", duration.as_millis()),
+        0 => format!("{milliseconds} ms"),
         1..120 => format!("{seconds} s"),
         120..7_200 => format!("{} min", seconds / 60),
         7_200..172_800 => format!("{} h", seconds / 3_600),
         _ => format!("{} days", seconds / 86_400),
     }
-}
-
-fn lock_json(lock: &LockInfo) -> Value {
-    let parties = |parties: &[LockParty]| parties.iter().map(party_json).collect::<Vec<_>>();
-    json!({
-        "path": lock.path,
-        "shared": lock.shared,
-        "generation": lock.generation,
-        "holders": parties(&lock.holders),
-        "holder_count": lock.holder_count,
-        "waiters": parties(&lock.waiters),
-        "waiter_count": lock.waiter_count,
-        "lock_delay_left_ms": lock.delay_left.as_millis() as u64,
-    })
-}
-
-fn party_json(party: &LockParty) -> Value {
-    json!({
-        "session": party.session,
-        "handle": party.handle,
-        "client": party.client,
-        "principal": party.principal,
-        "shared": party.shared,
-        "for_ms": party.held_for.as_millis() as u64,
-    })
 }
 
 #[cfg(test)]
@@ -162,7 +154,7 @@ mod tests {
     #[test]
     fn durations_are_short() {
         let milliseconds = [900, 1_000, 119_999, 120_000, 7_200_000, 172_800_000];
-        let texts = milliseconds.map(|ms| since(Duration::from_millis(ms)));
+        let texts = milliseconds.map(since);
         assert_eq!(texts, ["900 ms", "1 s", "119 s", "2 min", "2 h", "2 days"]);
     }
 }

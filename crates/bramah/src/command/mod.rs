@@ -1,13 +1,22 @@
 //! The commands, one file each.
 
+pub mod acl;
+mod child;
 pub mod connect;
 pub mod counter;
 pub mod dev;
+pub mod elect;
+pub mod lock;
 pub mod member;
 pub mod server;
+pub mod session;
+pub mod show_tree;
 pub mod status;
 pub mod table;
+pub mod token;
 pub mod tree;
+pub mod txn;
+pub mod watch;
 
 use clap::CommandFactory;
 
@@ -37,6 +46,15 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Ls(args) => block_on(tree::ls(&shared, args)),
         Command::Stat(args) => block_on(tree::stat(&shared, args)),
         Command::Rm(args) => block_on(tree::rm(&shared, args)),
+        Command::Tree(args) => block_on(show_tree::run(&shared, args)),
+        Command::Lock(args) => block_on(lock::run(&shared, args)),
+        Command::Elect(args) => block_on(elect::run(&shared, args)),
+        Command::Watch(args) => block_on(watch::run(&shared, args)),
+        Command::Txn(args) => block_on(txn::run(&shared, args)),
+        Command::Acl(command) => block_on(acl::acl(&shared, command)),
+        Command::Quota(command) => block_on(acl::quota(&shared, command)),
+        Command::Session(command) => block_on(session::run(&shared, command)),
+        Command::Token(command) => token::run(&shared, command),
         Command::Member(command) => block_on(member::run(&shared, command)),
         Command::Status(args) => block_on(status::run(&shared, args)),
     }

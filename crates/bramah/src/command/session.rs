@@ -1,9 +1,10 @@
 //! `bramah session ls`: who has a session, and what it holds.
 
-use serde_json::{Value, json};
+use bramah_client::{Client, Error, SessionEntry};
+use serde_json::json;
 
 use super::connect::client;
-use super::lock::since;
+use super::lock::{PAGE, since};
 use super::table;
 use crate::bench::report::with_separators;
 use crate::cli::{SessionCommand, Shared};
@@ -13,7 +14,7 @@ use crate::output::{Failure, Printer};
 pub async fn run(shared: &Shared, command: SessionCommand) -> Result<(), Failure> {
     let SessionCommand::Ls = command;
     let client = client(shared).await?;
-    let sessions = client.list_sessions().await;
+    let sessions = all_sessions(&client).await;
     client.close().await;
     let sessions = sessions?;
     let mut table = table::new(["session", "client", "principal", "handles", "holds", "waits", "for"]);
@@ -25,23 +26,22 @@ pub async fn run(shared: &Shared, command: SessionCommand) -> Result<(), Failure
             with_separators(session.handles),
             with_separators(session.holding),
             with_separators(session.waiting),
-            since(session.open_for),
+            since(session.open_for_ms),
         ]);
     }
-    let listed: Vec<Value> = sessions
-        .iter()
-        .map(|session| {
-            json!({
-                "session": session.session,
-                "client": session.client,
-                "principal": session.principal,
-                "lease_ms": session.lease.as_millis() as u64,
-                "handles": session.handles,
-                "holding": session.holding,
-                "waiting": session.waiting,
-                "open_for_ms": session.open_for.as_millis() as u64,
-            })
-        })
-        .collect();
-    Printer { json: shared.is_json() }.answer(table.trim_fmt(), json!({ "sessions": listed }))
+    Printer { json: shared.is_json() }.answer(table.trim_fmt(), json!({ "sessions": sessions }))
+}
+
+async fn all_sessions(client: &Client) -> Result<Vec<SessionEntry>, Error> {
+    let mut sessions: Vec<SessionEntry> = Vec::new();
+    loop {
+        let after = sessions.last().map_or(0, |session| session.session);
+        let page = client.list_sessions(after, PAGE).await?;
+        // An empty page that promises more would never end.
+        let last = !page.more || page.sessions.is_empty();
+        sessions.extend(page.sessions);
+        if last {
+            return Ok(sessions);
+        }
+    }
 }

@@ -158,6 +158,7 @@ pub async fn stat(shared: &Shared, args: PathArgs) -> Result<(), Failure> {
 pub async fn rm(shared: &Shared, args: RmArgs) -> Result<(), Failure> {
     let client = client(shared).await?;
     let deleted = match args.if_generation {
+        _ if args.recursive => client.delete_tree(&args.path).await,
         Some(generation) => client.delete_if(&args.path, generation).await,
         None => client.delete(&args.path).await,
     };

@@ -1,5 +1,7 @@
 //! The small language of `bramah txn`: one guard or one operation a text.
 
+use bramah_client::Comparison;
+
 /// What must hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Guard {
@@ -10,21 +12,10 @@ pub(crate) enum Guard {
     Counter(String, Comparison, i64),
 }
 
-/// How a counter is to compare.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Comparison {
-    Less,
-    AtMost,
-    Equal,
-    NotEqual,
-    AtLeast,
-    Greater,
-}
-
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
-    Set { path: String, contents: String, if_generation: Option<u64> },
+    Set(String, String),
     MakeDirectory(String),
     Remove(String),
     RemoveTree(String),
@@ -88,11 +79,7 @@ fn comparison(words: &mut Words<'_>) -> Result<Comparison, String> {
 pub(crate) fn operation(text: &str) -> Result<Operation, String> {
     parse(text, "an operation", |verb, words| {
         Ok(Some(match verb {
-            "set" => Operation::Set { path: words.path()?, if_generation: None, contents: rest(words) },
-            "set-if" => {
-                let (path, generation) = (words.path()?, words.number("the generation")?);
-                Operation::Set { path, if_generation: Some(generation), contents: rest(words) }
-            }
+            "set" => Operation::Set(words.path()?, std::mem::take(&mut words.0).to_owned()),
             "mkdir" => Operation::MakeDirectory(words.path()?),
             "rm" => Operation::Remove(words.path()?),
             "rm-tree" => Operation::RemoveTree(words.path()?),
@@ -101,10 +88,6 @@ pub(crate) fn operation(text: &str) -> Result<Operation, String> {
             _ => return Ok(None),
         }))
     })
-}
-
-fn rest(words: &mut Words<'_>) -> String {
-    std::mem::take(&mut words.0).to_owned()
 }
 
 /// The verb decides how the rest is read.
@@ -147,14 +130,9 @@ mod tests {
 
     #[test]
     fn operations_are_read() {
-        let set = |contents: &str, if_generation| Operation::Set {
-            path: "/a".into(),
-            contents: contents.into(),
-            if_generation,
-        };
-        assert_eq!(operation("set /a  b c "), Ok(set(" b c ", None)));
-        assert_eq!(operation("set /a"), Ok(set("", None)));
-        assert_eq!(operation("set-if /a 0 x"), Ok(set("x", Some(0))));
+        let set = |contents: &str| Operation::Set("/a".into(), contents.into());
+        assert_eq!(operation("set /a  b c "), Ok(set(" b c ")));
+        assert_eq!(operation("set /a"), Ok(set("")));
         assert_eq!(operation("mkdir /a"), Ok(Operation::MakeDirectory("/a".into())));
         assert_eq!(operation("rm-tree /a"), Ok(Operation::RemoveTree("/a".into())));
         assert_eq!(operation("incr /n -1"), Ok(Operation::Increment("/n".into(), -1)));
