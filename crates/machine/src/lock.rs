@@ -262,6 +262,24 @@ impl State {
         self.hand_on(handle.instance, events);
     }
 
+    /// Takes all handles of a session out of the queues.
+    pub(crate) fn leave_queues(&mut self, session: SessionId, events: &mut Vec<Event>) {
+        let waiting = |(id, handle): (HandleId, &Arc<Handle>)| match handle.place {
+            Place::Waiting { ticket } => Some((id, handle.instance, ticket)),
+            _ => None,
+        };
+        let left: Vec<_> = self.handles.of(session).filter_map(waiting).collect();
+        for &(id, instance, ticket) in &left {
+            if let Some(lock) = self.locks.table.get_mut(&instance) {
+                Arc::make_mut(lock).waiters.remove(&ticket);
+            }
+            self.handles.place(session, id, Place::Apart);
+        }
+        for (_, instance, _) in left {
+            self.hand_on(instance, events);
+        }
+    }
+
     /// Gives the lock to the first who wait, as many as can have it together; forgets it when nobody has to do
     /// with it.
     fn hand_on(&mut self, instance: u64, events: &mut Vec<Event>) {
