@@ -8,4 +8,5 @@ mod generate;
 mod lock_model;
 mod locks;
 mod model;
+mod planted;
 mod snapshot;
