@@ -74,6 +74,10 @@ impl State {
     }
 
     fn nodes_are_sane(&self) -> Check {
+        let guarded = self.nodes().filter(|(_, node)| node.is_guarded()).count() as u64;
+        ensure(guarded == self.tree.guarded, || {
+            format!("{guarded} nodes have ACL names, and that is not counted")
+        })?;
         self.nodes().try_for_each(|(path, node)| self.node_is_sane(path, node))
     }
 
@@ -219,6 +223,8 @@ impl State {
                 broken("a place was never given")
             })?;
         }
+        let locks = self.locks.table.len();
+        ensure(locks == self.locks.named(), || format!("of {locks} locks not all are found by name"))?;
         ensure(delays == self.locks.delays.len(), || "a lock-delay runs for no lock".to_owned())
     }
 

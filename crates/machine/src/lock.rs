@@ -4,6 +4,7 @@
 //! whatever frees the lock hands it to the first of them in the same step (spec L-2).
 
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -35,8 +36,8 @@ pub struct Sequencer {
 
 impl fmt::Display for Sequencer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mode = if self.shared { "shared" } else { "exclusive" };
-        write!(formatter, "{} {mode} {}.{}", self.path, self.instance, self.generation)
+        let mode = if self.shared { 's' } else { 'x' };
+        write!(formatter, "{}#{mode}{}.{}", self.path, self.instance, self.generation)
     }
 }
 
@@ -97,10 +98,41 @@ impl Lock {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Locks {
     pub(crate) table: OrdMap<u64, Arc<Lock>>,
+    /// Their instances by name.
+    pub(crate) by_path: OrdMap<Path, u64>,
     /// The lock-delays that run, by their end.
     pub(crate) delays: OrdSet<(u64, u64)>,
     /// The newest number in a queue.
     pub(crate) tickets: u64,
+}
+
+impl Locks {
+    /// The lock of a node, which is a free one if it was not here.
+    fn entry(&mut self, path: &Path, instance: u64) -> &mut Lock {
+        if !self.table.contains_key(&instance) {
+            self.insert(instance, Lock::on(path.clone()));
+        }
+        Arc::make_mut(self.table.entry(instance).or_insert_with(|| Arc::new(Lock::on(path.clone()))))
+    }
+
+    pub(crate) fn insert(&mut self, instance: u64, lock: Lock) {
+        self.by_path.insert(lock.path.clone(), instance);
+        self.table.insert(instance, Arc::new(lock));
+    }
+
+    fn remove(&mut self, instance: u64) -> Option<Arc<Lock>> {
+        let lock = self.table.remove(&instance)?;
+        self.by_path.remove(&lock.path);
+        Some(lock)
+    }
+
+    /// How many are found by name.
+    pub(crate) fn named(&self) -> usize {
+        self.by_path
+            .iter()
+            .filter(|(path, id)| self.table.get(*id).is_some_and(|lock| lock.path == **path))
+            .count()
+    }
 }
 
 /// Why a handle gives up its place.
@@ -121,6 +153,15 @@ impl State {
     /// All locks that are held, waited for, or kept free by a lock-delay.
     pub fn locks(&self) -> impl Iterator<Item = &Lock> {
         self.locks.table.values().map(|lock| &**lock)
+    }
+
+    /// Those of `locks` whose node is `top` or below it, in the order of their names, from the one after `after` on.
+    /// Passes over locks elsewhere in the tree: ask a view.
+    pub fn locks_below(&self, top: &Path, after: Option<&Path>) -> impl Iterator<Item = &Lock> {
+        let start = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+        let found = self.locks.by_path.range((start, Bound::Unbounded));
+        let below = found.filter(move |(path, _)| *path == top || path.is_below(top));
+        below.filter_map(|(_, instance)| self.locks.table.get(instance)).map(|lock| &**lock)
     }
 
     /// When the next lock-delay ends, by the cell's time. Whoever leads sees to it that a command comes then.
@@ -164,8 +205,7 @@ impl State {
 
     fn hold(&mut self, who: Who, path: &Path, instance: u64, shared: bool, events: &mut Vec<Event>) {
         let now_ms = self.time_ms;
-        let lock = self.locks.table.entry(instance).or_insert_with(|| Arc::new(Lock::on(path.clone())));
-        let lock = Arc::make_mut(lock);
+        let lock = self.locks.entry(path, instance);
         let was_free = lock.holders.is_empty();
         lock.shared = shared;
         lock.holders.insert(who, now_ms);
@@ -184,12 +224,8 @@ impl State {
         let (now_ms, (session, id)) = (self.time_ms, who);
         self.locks.tickets += 1;
         let ticket = self.locks.tickets;
-        let lock = self
-            .locks
-            .table
-            .entry(handle.instance)
-            .or_insert_with(|| Arc::new(Lock::on(handle.path.clone())));
-        Arc::make_mut(lock).waiters.insert(ticket, Waiter { session, handle: id, shared, since_ms: now_ms });
+        let lock = self.locks.entry(&handle.path, handle.instance);
+        lock.waiters.insert(ticket, Waiter { session, handle: id, shared, since_ms: now_ms });
         self.handles.place(session, id, Place::Waiting { ticket });
         let revision = self.tree.revisions.stamp();
         events.push(Event { revision, path: handle.path.clone(), change: Change::LockWanted { shared } });
@@ -234,7 +270,7 @@ impl State {
             let Some((ticket, first)) = lock.waiters.get_min().map(|(ticket, first)| (*ticket, *first))
             else {
                 if lock.is_idle() {
-                    self.locks.table.remove(&instance);
+                    self.locks.remove(instance);
                 }
                 return;
             };
@@ -250,7 +286,7 @@ impl State {
 
     /// The node is going: whoever holds or waits has nothing any more.
     pub(crate) fn lose_lock(&mut self, instance: u64, events: &mut Vec<Event>) {
-        let Some(lock) = self.locks.table.remove(&instance) else { return };
+        let Some(lock) = self.locks.remove(instance) else { return };
         self.locks.delays.remove(&(lock.free_at_ms, instance));
         let waiters = lock.waiters.values().map(|waiter| (waiter.session, waiter.handle));
         for (session, handle) in lock.holders.keys().copied().chain(waiters) {

@@ -135,7 +135,7 @@ impl Txn {
     pub(crate) fn apply(self, state: &mut State, caller: &Caller, events: &mut Vec<Event>) -> Outcome {
         self.check()?;
         for guard in &self.guards {
-            state.permit(&caller.principal, guard.path(), crate::acl::Right::Read)?;
+            state.permit_reading(&caller.principal, guard.path())?;
         }
         let held = self.guards.iter().all(|guard| guard.holds(state));
         let operations = if held { self.then } else { self.otherwise };

@@ -20,8 +20,9 @@ pub(crate) fn requests() -> Vec<Request> {
         identity: Identity::Session { session, number, confirmed },
         command,
     };
-    let open =
-        |client: &str| Command::OpenSession(OpenSession { lease_ms: 12_000, client: client.to_owned() });
+    let open = |client: &str| {
+        Command::OpenSession(OpenSession { lease_ms: 12_000, client: client.to_owned(), secret: [7; 16] })
+    };
     let delete = |text| Command::Delete(Delete { path: path(text), if_generation: Some(1) });
     let increment =
         Increment { path: path("/n"), delta: -2, create: true, floor: Some(-5), ceiling: Some(9) };

@@ -109,7 +109,7 @@ pub(crate) fn lock_commands() -> impl Strategy<Value = Command> {
     prop_oneof![
         6 => (paths(), mode, option::weighted(0.7, creations()), prop_oneof![Just(0), Just(5_000_u32)]).prop_map(
             |(path, mode, create, lock_delay_ms)| {
-                Command::OpenNode(OpenNode { path, mode, create, lock_delay_ms })
+                Command::OpenNode(OpenNode { path, mode, create, lock_delay_ms, within: None })
             }
         ),
         2 => vec(handles(), 0..3).prop_map(|handles| Command::CloseHandles(CloseHandles { handles })),
@@ -158,7 +158,7 @@ pub(crate) fn requests() -> impl Strategy<Value = Request> {
         12 => commands(),
         12 => lock_commands(),
         2 => (900..2_000_u32, "[a-z]{0,8}").prop_map(|(lease_ms, client)| {
-            Command::OpenSession(OpenSession { lease_ms, client })
+            Command::OpenSession(OpenSession { lease_ms, client, secret: [7; 16] })
         }),
         1 => (0..4_u64).prop_map(|session| Command::EndSession(EndSession { session: SessionId(session) })),
     ];
@@ -189,7 +189,8 @@ pub(crate) fn apply_all(state: &mut State, batches: &[(u64, Vec<Request>)]) -> (
 }
 
 pub(crate) fn open_session(state: &mut State) -> SessionId {
-    let command = Command::OpenSession(OpenSession { lease_ms: 12_000, client: "test".to_owned() });
+    let command =
+        Command::OpenSession(OpenSession { lease_ms: 12_000, client: "test".to_owned(), secret: [7; 16] });
     let request = Request { identity: Identity::Anonymous, command };
     match state.apply(request, NOW, &mut Vec::new()) {
         Ok(Answer::SessionOpened { session, .. }) => session,
