@@ -62,6 +62,8 @@ impl State {
             ("revision", self.tree.revisions.newest),
             ("instance", self.tree.instances),
             ("session", self.sessions.opened),
+            ("handle", self.handles.opened),
+            ("place", self.locks.tickets),
         ] {
             ensure(count <= MAX_COUNT, || format!("the {name} count {count} is too large to be true"))?;
         }
@@ -157,13 +159,19 @@ impl State {
     fn handles_belong_to_sessions(&self) -> Check {
         ensure(self.handle_count() <= MAX_HANDLES, || "too many handles".to_owned())?;
         let mut open: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut placed = 0;
         for (&(session, id), handle) in &self.handles.table {
             let broken = |what: &str| format!("handle {id} of session {session}: {what}");
             ensure((1..=self.handles.opened).contains(&id.0), || broken("was never opened"))?;
             ensure(self.session(session).is_some(), || broken("there is no such session"))?;
             *open.entry(handle.instance).or_default() += 1;
+            placed += usize::from(handle.place != Place::Apart);
             self.place_is_kept(session, id, handle).map_err(|what| broken(&what))?;
         }
+        let at_locks: usize = self.locks().map(|lock| lock.holders.len() + lock.waiters.len()).sum();
+        ensure(placed == at_locks, || {
+            format!("{placed} handles hold or wait, and locks know of {at_locks}")
+        })?;
         for (id, session) in self.sessions() {
             let handles = self.handles.of(id).count() as u64;
             ensure(handles == session.handles && handles <= MAX_HANDLES_PER_SESSION, || {

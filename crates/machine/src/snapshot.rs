@@ -331,16 +331,22 @@ fn read_locks(records: &mut RecordReader<'_, impl Read>, counts: &Counts) -> Res
         };
         locks.insert(record.instance, lock);
     }
+    let mut last = None;
     for index in 0..counts.holders {
         let (instance, who, since_ms): (u64, Who, u64) = records.record("holder", index)?;
         let lock = locks.table.get_mut(&instance);
         check("holder", index, lock.is_some(), || "holds a lock that is not there".to_owned())?;
+        let place = (instance, who);
+        check_order("holder", index, last.replace(place).is_none_or(|last| last < place))?;
         lock.map(|lock| Arc::make_mut(lock).holders.insert(who, since_ms));
     }
+    let mut last = None;
     for index in 0..counts.waiters {
         let (instance, ticket, waiter): (u64, u64, Waiter) = records.record("waiter", index)?;
         let lock = locks.table.get_mut(&instance);
         check("waiter", index, lock.is_some(), || "waits for a lock that is not there".to_owned())?;
+        let place = (instance, ticket);
+        check_order("waiter", index, last.replace(place).is_none_or(|last| last < place))?;
         lock.map(|lock| Arc::make_mut(lock).waiters.insert(ticket, waiter));
     }
     Ok(locks)
