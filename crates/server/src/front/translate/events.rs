@@ -16,16 +16,16 @@ pub(in crate::front) fn interest(watch: &v1::Watch, cell: &str) -> Result<Intere
     }
     let path = Path::parse_in_cell(&watch.path, cell).map_err(|error| invalid(&error.to_string()))?;
     let kinds = match watch.kinds.is_empty() {
-        true => Kinds::of_the_node(),
+        true => Kinds::OF_THE_NODE,
         false => kinds(watch)?,
     };
     Ok(Interest { number: watch.number, path, subtree: watch.subtree, kinds, after: watch.after_revision })
 }
 
 fn kinds(watch: &v1::Watch) -> Result<Kinds, v1::Failure> {
-    let mut kinds = Kinds::default();
+    let mut kinds = Kinds::NONE;
     for wanted in watch.kinds() {
-        kinds = kinds.with(match wanted {
+        kinds |= match wanted {
             Kind::Created => Kinds::CREATED,
             Kind::ContentsModified => Kinds::CONTENTS_MODIFIED,
             Kind::CounterChanged => Kinds::COUNTER_CHANGED,
@@ -40,7 +40,7 @@ fn kinds(watch: &v1::Watch) -> Result<Kinds, v1::Failure> {
                     "the watch wants a kind of event that this version does not know; is the client newer than the cell?",
                 ));
             }
-        });
+        };
     }
     Ok(kinds)
 }
