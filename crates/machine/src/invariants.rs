@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::handle::{Handle, HandleId, MAX_HANDLES, MAX_HANDLES_PER_SESSION, Place};
 use crate::keys::{Keys, MAX_KEY_BYTES};
+use crate::planted::{self, Bug};
 use crate::quota::Usage;
 use crate::session::{MAX_KEPT_ANSWERS, MAX_KEPT_PER_SESSION, MAX_NUMBERS_AHEAD, MAX_SESSIONS, Session};
 use crate::tree::{Kind, Node};
@@ -182,7 +183,8 @@ impl State {
             let Some(count) = node.ephemeral else { continue };
             let found = open.get(&node.instance).copied().unwrap_or(0);
             ensure(count == found, || format!("{path} is open {count} times and has {found} handles"))?;
-            ensure(count > 0 || claimed_children(node) > 0, || {
+            let stays = planted::is(Bug::EphemeralStays);
+            ensure(count > 0 || claimed_children(node) > 0 || stays, || {
                 format!("{path} is ephemeral and nobody has it open")
             })?;
         }
@@ -213,7 +215,8 @@ impl State {
             let broken = |what: &str| format!("lock {}: {what}", lock.path);
             let node = self.node(&lock.path).map(|node| node.instance);
             ensure(node == Some(*instance), || broken("its node is gone"))?;
-            ensure(lock.shared || lock.holders.len() <= 1, || broken("more than one holds it alone"))?;
+            let alone = lock.holders.len() <= 1 || planted::is(Bug::ExclusiveBesideShared);
+            ensure(lock.shared || alone, || broken("more than one holds it alone"))?;
             delays += usize::from(lock.free_at_ms != 0);
             ensure(
                 lock.free_at_ms == 0 || self.locks.delays.contains(&(lock.free_at_ms, *instance)),

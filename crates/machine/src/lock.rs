@@ -11,6 +11,7 @@ use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
 use crate::handle::{Handle, HandleId, Place};
+use crate::planted::{self, Bug};
 use crate::{Change, Event, Path, Refusal, SessionId, State};
 
 /// The most that wait for one lock.
@@ -86,7 +87,16 @@ impl Lock {
 
     /// Whether somebody who comes now may hold it, waiters aside.
     pub(crate) fn takes(&self, shared: bool) -> bool {
-        self.free_at_ms == 0 && (self.holders.is_empty() || (self.shared && shared))
+        let together = shared || planted::is(Bug::ExclusiveBesideShared);
+        self.free_at_ms == 0 && (self.holders.is_empty() || (self.shared && together))
+    }
+
+    /// The one in the queue whose turn it is.
+    fn next_in_line(&self) -> Option<(u64, Waiter)> {
+        let mut line = self.waiters.iter().map(|(ticket, waiter)| (*ticket, *waiter));
+        let first = line.next()?;
+        let past = planted::is(Bug::LockPastQueue).then(|| line.next()).flatten();
+        Some(past.filter(|second| second.1.shared == first.1.shared).unwrap_or(first))
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -181,7 +191,8 @@ impl State {
         let node = self.node(&sequencer.path).filter(|node| node.instance == sequencer.instance);
         let lock = self.locks.table.get(&sequencer.instance);
         let holds = lock.is_some_and(|lock| !lock.holders.is_empty() && lock.shared == sequencer.shared);
-        if holds && node.is_some_and(|node| node.lock_generation == sequencer.generation) {
+        let ignored = planted::is(Bug::SequencerGenerationIgnored);
+        if holds && node.is_some_and(|node| node.lock_generation == sequencer.generation || ignored) {
             return Ok(());
         }
         Err(Refusal::SequencerInvalid { sequencer: sequencer.clone() })
@@ -210,7 +221,8 @@ impl State {
         lock.shared = shared;
         lock.holders.insert(who, now_ms);
         let Some(node) = self.tree.node_mut(path) else { return };
-        node.lock_generation += u64::from(was_free);
+        let stays = planted::is(Bug::LockGenerationStays) && node.lock_generation > 0;
+        node.lock_generation += u64::from(was_free && !stays);
         let generation = node.lock_generation;
         let (session, handle) = who;
         self.handles.place(session, handle, Place::Holding { generation });
@@ -247,7 +259,8 @@ impl State {
             Place::Holding { .. } => {
                 lock.holders.remove(&who);
                 let delay_ms = u64::from(handle.lock_delay_ms);
-                if leaving == Leaving::SessionDied && delay_ms > 0 {
+                let delayed = leaving == Leaving::SessionDied && !planted::is(Bug::LockDelayIgnored);
+                if delayed && delay_ms > 0 {
                     let before = lock.free_at_ms;
                     lock.free_at_ms = before.max(now_ms.saturating_add(delay_ms));
                     self.locks.delays.remove(&(before, handle.instance));
@@ -262,13 +275,30 @@ impl State {
         self.hand_on(handle.instance, events);
     }
 
+    /// Takes all handles of a session out of the queues.
+    pub(crate) fn leave_queues(&mut self, session: SessionId, events: &mut Vec<Event>) {
+        let waiting = |(id, handle): (HandleId, &Arc<Handle>)| match handle.place {
+            Place::Waiting { ticket } => Some((id, handle.instance, ticket)),
+            _ => None,
+        };
+        let left: Vec<_> = self.handles.of(session).filter_map(waiting).collect();
+        for &(id, instance, ticket) in &left {
+            if let Some(lock) = self.locks.table.get_mut(&instance) {
+                Arc::make_mut(lock).waiters.remove(&ticket);
+            }
+            self.handles.place(session, id, Place::Apart);
+        }
+        for (_, instance, _) in left {
+            self.hand_on(instance, events);
+        }
+    }
+
     /// Gives the lock to the first who wait, as many as can have it together; forgets it when nobody has to do
     /// with it.
     fn hand_on(&mut self, instance: u64, events: &mut Vec<Event>) {
         while let Some(lock) = self.locks.table.get(&instance) {
             let path = lock.path.clone();
-            let Some((ticket, first)) = lock.waiters.get_min().map(|(ticket, first)| (*ticket, *first))
-            else {
+            let Some((ticket, first)) = lock.next_in_line() else {
                 if lock.is_idle() {
                     self.locks.remove(instance);
                 }
@@ -281,6 +311,14 @@ impl State {
                 Arc::make_mut(lock).waiters.remove(&ticket);
             }
             self.hold((first.session, first.handle), &path, instance, first.shared, events);
+        }
+    }
+
+    /// What a snapshot without them would do: see [`planted`].
+    pub(crate) fn forget_all_waiters(&mut self) {
+        let sessions: Vec<SessionId> = self.sessions().map(|(id, _)| id).collect();
+        for session in sessions {
+            self.leave_queues(session, &mut Vec::new());
         }
     }
 

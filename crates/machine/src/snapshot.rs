@@ -244,7 +244,10 @@ impl State {
         let nonces = read_keys(&mut records, "session nonce", counts.nonces, Keys::of_openings())?;
         records.check_digest()?;
         let Counts { time_ms, highest_term, .. } = counts;
-        let state = State { tree, sessions, handles, locks, keys, nonces, time_ms, highest_term };
+        let mut state = State { tree, sessions, handles, locks, keys, nonces, time_ms, highest_term };
+        if planted::is(Bug::WaitersLostInSnapshot) {
+            state.forget_all_waiters();
+        }
         state.check_invariants().map_err(|broken| SnapshotError::Impossible { broken })?;
         Ok(state)
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::acl::{AclNames, Right};
 use crate::handle::{Handle, HandleId, MAX_HANDLES, MAX_HANDLES_PER_SESSION, MAX_LOCK_DELAY_MS, Mode, Place};
+use crate::planted::{self, Bug};
 use crate::tree::{Birth, Kind};
 use crate::{Answer, Change, Event, MAX_CONTENTS_BYTES, NodeKind, Outcome, Path, Refusal, SessionId, State};
 
@@ -248,6 +249,9 @@ impl State {
         }
         if let Some(node) = self.tree.node_mut(&handle.path) {
             node.ephemeral = node.ephemeral.map(|open| open.saturating_sub(1));
+        }
+        if leaving == crate::lock::Leaving::SessionDied && planted::is(Bug::EphemeralStays) {
+            return;
         }
         self.reap(handle.path.clone(), events);
     }

@@ -103,6 +103,8 @@ impl State {
         events: &mut Vec<Event>,
     ) -> Result<(), Refusal> {
         self.session(id).ok_or(Refusal::SessionExpired { session: id })?;
+        // First: else one handle would hand the lock to another that is about to go, too.
+        self.leave_queues(id, events);
         let handles: Vec<HandleId> = self.handles.of(id).map(|(handle, _)| handle).collect();
         for handle in handles {
             self.close_handle((id, handle), leaving, events);

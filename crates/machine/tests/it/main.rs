@@ -5,5 +5,8 @@ mod formats;
 mod fuzz;
 mod garbled;
 mod generate;
+mod lock_model;
+mod locks;
 mod model;
+mod planted;
 mod snapshot;
