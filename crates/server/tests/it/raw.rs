@@ -40,6 +40,7 @@ pub(crate) async fn alone() -> Alone {
         replace: false,
         join: Vec::new(),
         max_connections: 100,
+        token_key_file: None,
         tuning: Tuning::default(),
     };
     Alone { server: Server::start(config).await.expect("a new cell starts"), _folder: folder }

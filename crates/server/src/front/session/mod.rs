@@ -23,7 +23,7 @@ use tonic::{Status, Streaming};
 
 use self::news::{MAX_WATCH_STATES, Teller};
 use self::opening::expired;
-use self::replies::{Flow, News, Out, View, replies};
+use self::replies::{Flow, Out, View, replies};
 use super::pinned::Pinned;
 use super::translate::{self, Read, Work};
 

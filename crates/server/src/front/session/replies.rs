@@ -247,6 +247,9 @@ fn tell(news: News, reply: &mut v1::SessionReply) -> usize {
             reply.revision = revision;
             0
         }
-        News::More(_) => 0,
+        News::More(turn) => {
+            drop(turn);
+            0
+        }
     }
 }

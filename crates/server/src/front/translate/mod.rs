@@ -5,8 +5,6 @@ mod failures;
 mod operations;
 mod outcomes;
 mod reads;
-#[cfg(test)]
-mod tests;
 
 use std::time::Duration;
 
@@ -17,7 +15,7 @@ use tokio::time::Instant;
 
 pub(super) use events::{event, interest, place, places};
 pub(super) use failures::{failed, failure, invalid, refused, undone};
-pub(super) use operations::{Look, Read, Work, work};
+pub(super) use operations::{Read, Work, work};
 pub(super) use outcomes::outcome;
 pub(super) use reads::{Caller, read};
 
