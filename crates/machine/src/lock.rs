@@ -167,10 +167,15 @@ impl State {
 
     /// Those of `locks` whose node is `top` or below it, in the order of their names, from the one after `after` on.
     /// Passes over locks elsewhere in the tree: ask a view.
-    pub fn locks_below(&self, top: &Path, after: Option<&Path>) -> impl Iterator<Item = &Lock> {
+    pub fn locks_below<'a>(
+        &'a self,
+        top: &Path,
+        after: Option<&Path>,
+    ) -> impl Iterator<Item = &'a Lock> + use<'a> {
+        let top = top.clone();
         let start = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
         let found = self.locks.by_path.range((start, Bound::Unbounded));
-        let below = found.filter(move |(path, _)| *path == top || path.is_below(top));
+        let below = found.filter(move |(path, _)| **path == top || path.is_below(&top));
         below.filter_map(|(_, instance)| self.locks.table.get(instance)).map(|lock| &**lock)
     }
 

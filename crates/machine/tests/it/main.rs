@@ -9,4 +9,5 @@ mod lock_model;
 mod locks;
 mod model;
 mod planted;
+mod scenarios;
 mod snapshot;
