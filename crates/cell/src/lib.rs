@@ -43,7 +43,8 @@ pub use consensus::{Member, ReplicaId};
 pub use data_folder::FolderError;
 pub use error::{ProposeError, StartError};
 pub use hub::{
-    Begun, Delivery, EventStream, Follower, Interest, Kinds, MAX_WATCHES, MAX_WATCHES_OF_ONE, Told, TooManyWatches,
+    Begun, Delivery, EventStream, Follower, Interest, Kinds, MAX_WATCHES, MAX_WATCHES_OF_ONE, Told,
+    TooManyWatches,
 };
 pub use leadership::Leadership;
 pub use log::LogOptions;

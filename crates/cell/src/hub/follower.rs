@@ -147,8 +147,9 @@ impl State {
         (own || !watches.is_empty()).then_some((watches, own))
     }
 
-    /// A watch wants what is in the ring from a place on: that is told from there, and nobody is told again.
-    fn rewind(&mut self, from: u64) {
+    /// A watch wants what is in the ring from a place on: that is told from there, and nobody is told again. All before
+    /// the place `offered` has been offered.
+    fn rewind(&mut self, from: u64, offered: u64) {
         if self.told != self.marked {
             self.watches.told_before(self.told);
             self.own_from = self.own_from.max(self.told);
@@ -157,7 +158,7 @@ impl State {
         self.marked = self.told;
         let keep = self.waiting.partition_point(|(place, _)| *place < from);
         self.waiting.truncate(keep);
-        self.behind = Some(self.behind.map_or(from, |behind| behind.min(from)));
+        self.behind = Some(self.behind.unwrap_or(self.accept.max(offered)).min(from));
     }
 
     fn take_waiting(&mut self, session: SessionId, most: usize, told: &mut Told) {
@@ -257,7 +258,7 @@ impl Follower {
             None => (Begun { revision: end.revision, gap: true }, end.place),
         };
         if from < end.place {
-            state.rewind(from);
+            state.rewind(from, self.hub.handed_out.load(Ordering::Acquire));
             self.inbox.arrived.notify_one();
         }
         state.watches.insert(Interest { after: begun.revision, ..interest }, from);
@@ -304,7 +305,7 @@ impl Follower {
     }
 
     /// What is there now; `None` if nothing is, and nothing will be before more is applied.
-    fn take(&self, most: usize) -> Option<Told> {
+    pub(super) fn take(&self, most: usize) -> Option<Told> {
         let mut state = self.inbox.state.lock();
         let mut told = Told::default();
         state.take_waiting(self.inbox.session, most, &mut told);
@@ -341,6 +342,11 @@ impl Follower {
     /// All that is of interest up to this revision was handed out by [`Follower::next`]; 0: that is not known. Cheap.
     pub fn seen(&self) -> u64 {
         self.seen_by(&self.inbox.state.lock())
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.inbox.state.lock().waiting.len()
     }
 
     fn seen_by(&self, state: &State) -> u64 {

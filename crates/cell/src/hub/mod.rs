@@ -188,7 +188,7 @@ impl Hub {
     }
 
     fn handed_out_to(&self, place: u64, revision: u64) {
-        self.handed_out.fetch_max(place, Ordering::Relaxed);
+        self.handed_out.fetch_max(place, Ordering::Release);
         self.handed_out_revision.fetch_max(revision, Ordering::Release);
     }
 
