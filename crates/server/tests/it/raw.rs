@@ -96,11 +96,7 @@ impl Alone {
     }
 
     /// A stream of whoever has a token; of nobody in particular if that is empty.
-    pub(crate) async fn stream_as(
-        &self,
-        token: &str,
-        open: v1::OpenSession,
-    ) -> (Stream, v1::SessionReply) {
+    pub(crate) async fn stream_as(&self, token: &str, open: v1::OpenSession) -> (Stream, v1::SessionReply) {
         let first = v1::SessionRequest { open: Some(open), ..v1::SessionRequest::default() };
         self.stream_with(token, first).await
     }

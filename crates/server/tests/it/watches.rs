@@ -24,7 +24,9 @@ async fn events_come_with_the_numbers_of_their_watches() {
     let locks = v1::Watch { kinds: vec![Kind::LockAcquired.into()], ..watch(3, "/f", 0) };
     stream.watch(vec![watch(1, "/", 0), exact, locks]);
     stream.until(|told| told.watches.len() == 3).await;
-    assert!(stream.told.watches.iter().all(|state| state.failure.is_none() && !state.gap && state.revision == 1));
+    assert!(
+        stream.told.watches.iter().all(|state| state.failure.is_none() && !state.gap && state.revision == 1)
+    );
     alone.single("", set("/f", 2)).await;
     alone.single("", increment("/n", 5)).await;
     let handle = stream.open(1, "/f").await;
@@ -43,7 +45,10 @@ async fn events_come_with_the_numbers_of_their_watches() {
     assert_eq!(told, expected);
     assert_eq!((stream.told.events[0].generation, stream.told.events[2].handle), (2, handle));
 
-    stream.requests.send(v1::SessionRequest { unwatches: vec![1, 77], ..Default::default() }).expect("it goes on");
+    stream
+        .requests
+        .send(v1::SessionRequest { unwatches: vec![1, 77], ..Default::default() })
+        .expect("it goes on");
     alone.single("", set("/f", 3)).await;
     stream.until(|told| told.events.len() == 5).await;
     assert_eq!(stream.told.events[4].watches, [2], "the other was ended");
@@ -213,9 +218,8 @@ async fn a_watcher_that_stops_reading_lags_alone() {
     assert!(!gaps.is_empty() && gaps.iter().all(|state| state.gap && state.failure.is_none()), "{gaps:?}");
     assert!((told.events.len() as u64) < CHANGES, "{} events", told.events.len());
     assert!(told.events.is_sorted_by_key(|event| event.revision));
-    let holds = |state: &v1::HandleState| {
-        state.handle == waits && state.place() == v1::handle_state::Place::Holding
-    };
+    let holds =
+        |state: &v1::HandleState| state.handle == waits && state.place() == v1::handle_state::Place::Holding;
     assert!(told.handles.iter().any(holds), "{:?}", told.handles);
     lazy.told.events.clear();
     alone.single("", set("/f", 1)).await;
