@@ -11,6 +11,7 @@ use bramah_machine::{BatchBuilder, MAX_BATCH_BYTES, MAX_BATCH_REQUESTS, Outcome,
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use openraft::errors::{ClientWriteError, RaftError};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -62,9 +63,10 @@ impl Drop for BarrierPlace {
 }
 
 impl Load {
-    fn admit_barrier(&self) -> Result<(), ProposeError> {
+    /// Reads leave half of the places to those that keep sessions alive (spec S-2).
+    fn admit_barrier(&self, keeps_alive: bool) -> Result<(), ProposeError> {
         let waiting = self.barriers.fetch_add(1, Ordering::Relaxed);
-        if waiting < self.max_requests {
+        if waiting < self.max_requests * (1 + usize::from(keeps_alive)) {
             return Ok(());
         }
         self.barriers.fetch_sub(1, Ordering::Relaxed);
@@ -141,7 +143,7 @@ impl Router {
 
     /// Asks for a barrier; the answer comes through the request's channel.
     pub(crate) fn barrier(&self, request: BarrierRequest) {
-        if let Err(overloaded) = self.load.admit_barrier() {
+        if let Err(overloaded) = self.load.admit_barrier(!request.sessions_alive.is_empty()) {
             let _ = request.done.send(Err(overloaded));
             return;
         }
@@ -214,7 +216,7 @@ pub(crate) struct RouterTask {
     pub(crate) raft: CellRaft,
     pub(crate) log: Log,
     pub(crate) machine: Arc<Machine>,
-    pub(crate) time: CellTime,
+    pub(crate) time: Arc<Mutex<CellTime>>,
     pub(crate) submitted: mpsc::UnboundedReceiver<Submission>,
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) forwarders: Forwarders,
@@ -333,7 +335,7 @@ impl RouterTask {
             return;
         }
         let state_ms = self.machine.read(State::time_ms);
-        let batch = EncodedBatch(builder.finish(self.time.now_ms(term, state_ms)));
+        let batch = EncodedBatch(builder.finish(self.time.lock().now_ms(term, state_ms)));
         let raft = self.raft.clone();
         let too_early = planted::is(Bug::AnswerBeforeCommit).then(|| self.guess(&batch, term));
         self.under_way.add(submissions, move |id| {
