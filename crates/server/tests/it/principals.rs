@@ -220,6 +220,24 @@ async fn a_session_is_taken_up_only_by_its_opener() {
     assert!(head.opened.is_some());
 }
 
+/// Spec S-2, A-2: trying to take a session up without its secret does not keep it alive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_expires_though_others_try_to_take_it_up() {
+    let alone = alone().await;
+    let open = v1::OpenSession { nonce: nonce(), lease_ms: 1_000, ..v1::OpenSession::default() };
+    let (stream, _) = alone.stream(open).await;
+    let deadline = tokio::time::Instant::now() + crate::raw::LIMIT;
+    loop {
+        assert!(tokio::time::Instant::now() < deadline, "it does not expire");
+        let wrong = v1::OpenSession { nonce: nonce(), ..stream.open.clone() };
+        let (_, head) = alone.stream(wrong).await;
+        match head.ended.expect("refused").code() {
+            Code::Unauthenticated => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            code => break assert_eq!(code, Code::SessionExpired),
+        }
+    }
+}
+
 /// Spec A-3: what an ACL no longer allows is closed within a lease, and its session is told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_acls_closes_handles() {

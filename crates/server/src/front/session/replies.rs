@@ -80,14 +80,18 @@ pub(super) fn replies(
         if let Some(head) = head.take() {
             return Poll::Ready(Some(Ok(head)));
         }
-        if packer.is_empty() {
-            ready!(receiver.poll_recv_many(cx, &mut gathered, 256));
-            if gathered.is_empty() {
-                return Poll::Ready(None);
+        loop {
+            if packer.is_empty() {
+                ready!(receiver.poll_recv_many(cx, &mut gathered, 256));
+                if gathered.is_empty() {
+                    return Poll::Ready(None);
+                }
+                gathered.drain(..).for_each(|out| packer.put(out));
             }
-            gathered.drain(..).for_each(|out| packer.put(out));
+            if let Some(reply) = packer.pack() {
+                return Poll::Ready(Some(Ok(reply)));
+            }
         }
-        Poll::Ready(Some(Ok(packer.pack())))
     })
 }
 
@@ -164,15 +168,16 @@ impl Packer {
         }
     }
 
-    /// The answers and the news that fit. What else there is to say goes with the last of them: a session must
-    /// not be said to be over before its calls are answered.
-    fn pack(&mut self) -> v1::SessionReply {
+    /// The answers and the news that fit. What else there is to say goes with the last of them: a session must not
+    /// be said to be over before its calls are answered. `None` if there was nothing to say after all.
+    fn pack(&mut self) -> Option<v1::SessionReply> {
         let mut reply = v1::SessionReply::default();
         let bytes = self.pack_answers(&mut reply);
         self.pack_news(&mut reply, bytes);
         self.flow.in_flight.fetch_sub(reply.answers.len(), Ordering::Relaxed);
         self.flow.watch_states.fetch_sub(reply.watches.len(), Ordering::Relaxed);
-        if let Some(lease_ms) = self.leases.pop_front() {
+        let lease = self.leases.pop_front();
+        if let Some(lease_ms) = lease {
             self.flow.keep_alives.fetch_sub(1, Ordering::Relaxed);
             reply.lease_ms = lease_ms;
         }
@@ -181,7 +186,8 @@ impl Packer {
             let rest = std::mem::take(&mut self.reply);
             (reply.leader, reply.members, reply.ended) = (rest.leader, rest.members, rest.ended);
         }
-        reply
+        // A KeepAlive is answered though there is nothing to say of the lease.
+        (lease.is_some() || reply != v1::SessionReply::default()).then_some(reply)
     }
 
     fn pack_answers(&mut self, reply: &mut v1::SessionReply) -> usize {
