@@ -171,8 +171,7 @@ impl Cell {
         deadline: Instant,
     ) -> Result<Vec<Outcome>, ProposeError> {
         let (sender, receiver) = oneshot::channel();
-        let submission =
-            requests.submission(deadline, Box::new(move |outcomes| drop(sender.send(outcomes))));
+        let submission = requests.submission(deadline, Box::new(move |outcomes| drop(sender.send(outcomes))));
         self.inner.router.submit(Submission { forwarded: true, retriable: false, ..submission });
         let stopping = || ProposeError::Stopping { why: "it was told to".to_owned(), under_way: true };
         Ok(receiver.await.unwrap_or_else(|_| Err(stopping()))?.list)

@@ -24,7 +24,7 @@ use crate::error::ProposeError;
 use crate::leadership::Leadership;
 use crate::log::{Log, Space};
 use crate::machine_store::Machine;
-use crate::peers::Forwarders;
+use crate::peers::{Forwarders, Lane};
 use crate::roster::Roster;
 use crate::submission::Submission;
 
@@ -289,7 +289,7 @@ impl RouterTask {
                 && !self.waiting.is_empty()
             {
                 let submissions = self.waiting.take().into();
-                if let Err(submissions) = self.forwarders.to(id, &member).submit(submissions) {
+                if let Err(submissions) = self.forwarders.to(id, &member, Lane::Writes).submit(submissions) {
                     self.take_back(submissions);
                 }
             }
