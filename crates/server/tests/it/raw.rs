@@ -160,6 +160,8 @@ pub(crate) struct Told {
     pub(crate) events: Vec<v1::Event>,
     pub(crate) watches: Vec<v1::WatchState>,
     pub(crate) handles: Vec<v1::HandleState>,
+    /// The handles of each reply that had all.
+    pub(crate) all_handles: Vec<Vec<u64>>,
     pub(crate) revision: u64,
 }
 
@@ -181,6 +183,9 @@ impl Stream {
         self.told.events.extend(reply.events.iter().cloned());
         self.told.watches.extend(reply.watches.iter().cloned());
         self.told.handles.extend(reply.handles.iter().copied());
+        if reply.all_handles {
+            self.told.all_handles.push(reply.handles.iter().map(|state| state.handle).collect());
+        }
         if reply.revision > 0 {
             self.told.revision = reply.revision;
         }

@@ -10,7 +10,8 @@ use bramah_wire::v1::operation::Operation;
 use bramah_wire::v1::outcome::Outcome;
 
 use crate::raw::{
-    LIMIT, acquire, alone, call, counter, delete, get_counter, increment, open_file, place, set, three, watch,
+    LIMIT, acquire, alone, call, counter, delete, get_counter, increment, nonce, open_file, place, set,
+    three, watch,
 };
 
 /// Spec E-1, S-3: events come on the session's own stream, each once, with all its watches, in the order of their
@@ -179,7 +180,8 @@ async fn a_watcher_that_stops_reading_lags_alone() {
     let path = format!("{parents}/counter");
     alone.single("", increment(&path, 0)).await;
 
-    let (mut lazy, _) = alone.new_session().await;
+    let open = v1::OpenSession { nonce: nonce(), lease_ms: 60_000, ..v1::OpenSession::default() };
+    let (mut lazy, _) = alone.stream(open).await;
     let (locked, waits) = (lazy.open(1, "/lock").await, lazy.open(2, "/wait").await);
     lazy.watch(vec![watch(1, "/", 0), watch(2, &path, 0)]);
     lazy.until(|told| told.watches.len() == 2).await;
@@ -219,6 +221,8 @@ async fn a_watcher_that_stops_reading_lags_alone() {
     let holds =
         |state: &v1::HandleState| state.handle == waits && state.place() == v1::handle_state::Place::Holding;
     assert!(told.handles.iter().any(holds), "{:?}", told.handles);
+    // Of its own handles something may have been left out, too, so it was told of all that are open.
+    assert_eq!(told.all_handles, [vec![locked, waits]]);
     lazy.told.events.clear();
     alone.single("", set("/f", 1)).await;
     lazy.until(|told| told.events.iter().any(|event| event.path == "/f")).await;

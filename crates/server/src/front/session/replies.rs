@@ -259,3 +259,82 @@ fn tell(news: News, reply: &mut v1::SessionReply) -> usize {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bramah_machine::{Change, Event, Path};
+
+    use super::*;
+
+    fn event(revision: u64, watches: usize) -> News {
+        let path = Path::parse("/f").expect("a name");
+        let event = Arc::new(Event { revision, path, change: Change::Deleted });
+        News::Event(Delivery { event, watches: vec![u64::MAX; watches], own: false })
+    }
+
+    fn begun(number: u64) -> News {
+        News::Watch(v1::WatchState { number, ..v1::WatchState::default() })
+    }
+
+    fn handle(handle: u64) -> v1::HandleState {
+        v1::HandleState { handle, ..v1::HandleState::default() }
+    }
+
+    /// All that a packer makes of what it is given at once.
+    fn packed(out: Vec<Out>) -> Vec<v1::SessionReply> {
+        let mut packer = Packer::default();
+        packer.flow.watch_states.store(1_000, Ordering::Relaxed);
+        packer.flow.keep_alives.store(1_000, Ordering::Relaxed);
+        out.into_iter().for_each(|out| packer.put(out));
+        std::iter::from_fn(|| (!packer.is_empty()).then(|| packer.pack())).flatten().collect()
+    }
+
+    /// Spec E-3: what was told of all watches is not taken for a watch that began after it, nor an event of an ended
+    /// watch for one that has its number now.
+    #[test]
+    fn a_reply_does_not_mix_what_came_before_and_after_a_watch_began() {
+        let news = vec![News::UpTo(9), begun(1), begun(2)];
+        let replies = packed(vec![Out::News(news)]);
+        assert_eq!((replies.len(), replies[0].revision, replies[0].watches.len()), (1, 0, 2));
+        let news = vec![begun(1), event(4, 1), News::UpTo(4), begun(1), event(3, 1), News::UpTo(3)];
+        let replies = packed(vec![Out::News(news)]);
+        let told: Vec<_> = replies.iter().map(|reply| (reply.watches.len(), reply.revision)).collect();
+        assert_eq!(told, [(1, 4), (1, 3)]);
+    }
+
+    /// A list of all handles stands alone: what else is told of handles is older or newer.
+    #[test]
+    fn a_list_of_all_handles_stands_alone() {
+        let news = vec![News::Handle(handle(1)), News::Handles(vec![handle(2)]), News::Handle(handle(3))];
+        let replies = packed(vec![Out::News(news)]);
+        let told: Vec<_> = replies.iter().map(|reply| (reply.handles[0].handle, reply.all_handles)).collect();
+        assert_eq!(told, [(1, false), (2, true), (3, false)]);
+    }
+
+    /// Spec E-4, S-2: large events are spread over replies, the revision comes after the last of them, and a lease does
+    /// not wait for them.
+    #[test]
+    fn events_are_spread_over_replies_and_leases_are_not_kept_waiting() {
+        let mut news: Vec<_> = (1..=50).map(|revision| event(revision, 10_000)).collect();
+        news.push(News::UpTo(50));
+        let replies = packed(vec![Out::News(news), Out::Lease(12_000)]);
+        assert!(replies.len() >= 4, "{} replies", replies.len());
+        assert_eq!(replies[0].lease_ms, 12_000);
+        assert!(replies.iter().all(|reply| reply.encoded_len() < 2 * REPLY_BYTES));
+        let revisions: Vec<_> =
+            replies.iter().flat_map(|r| r.events.iter().map(|event| event.revision)).collect();
+        assert_eq!(revisions, (1..=50).collect::<Vec<_>>());
+        let told: Vec<_> = replies.iter().map(|reply| reply.revision).collect();
+        assert_eq!((told[0], told.last()), (0, Some(&50)));
+    }
+
+    /// A KeepAlive is answered though no leader is there; an event that nobody may see makes no reply.
+    #[test]
+    fn nothing_is_sent_when_there_is_nothing_to_say() {
+        let turn = Arc::new(tokio::sync::Semaphore::new(1));
+        let taken = Arc::clone(&turn).try_acquire_owned().expect("it is free");
+        assert!(packed(vec![Out::News(vec![News::More(taken)]), Out::News(Vec::new())]).is_empty());
+        assert_eq!(turn.available_permits(), 1, "more may be taken");
+        assert_eq!(packed(vec![Out::Lease(0)]).len(), 1);
+    }
+}
