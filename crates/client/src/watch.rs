@@ -218,6 +218,12 @@ impl Inbox {
         self.change(|inner| inner.ended = Some(error));
     }
 
+    /// How many wait.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.inner.lock().waiting.len()
+    }
+
     fn poll_begun(&self, context: &mut Context<'_>) -> Poll<Result<u64, Error>> {
         let mut inner = self.inner.lock();
         if let Some(revision) = inner.begun {
