@@ -59,6 +59,7 @@ mod link;
 mod lock;
 mod members;
 mod queue;
+mod recipes;
 mod sequencer;
 mod session;
 mod session_events;
@@ -81,6 +82,10 @@ pub use grip::LostReason;
 pub use handle::{Handle, LockMode, OpenRequest};
 pub use lock::{Lock, LockRequest, LockStatus};
 pub use members::{MemberAddresses, MemberChange};
+pub use recipes::{
+    Barrier, Elected, Election, Entered, EphemeralLock, Item, Latch, Leadership, Observer, Permit, Queue,
+    Semaphore,
+};
 pub use sequencer::{InvalidSequencer, Sequencer, SequencerCheck, StaleSequencer};
 pub use session_events::{SessionEvent, SessionEvents, SessionState};
 pub use status::{Leader, Member, ReplicaStatus};
