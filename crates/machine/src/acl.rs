@@ -102,6 +102,11 @@ impl AclNames {
     }
 }
 
+/// Whether it is the name of a file that says who is in an ACL.
+pub(crate) fn is_acl_file(path: &Path) -> bool {
+    path.parent().is_some_and(|parent| parent.as_str() == ACL_DIRECTORY)
+}
+
 fn acl_file(name: &str) -> Result<Path, Refusal> {
     let file = Path::parse(&format!("{ACL_DIRECTORY}/{name}")).ok().filter(|path| path.depth() == 2);
     file.ok_or_else(|| Refusal::invalid(format!("{name:?} is no ACL's name: it is that of a file in /acl")))
@@ -121,6 +126,32 @@ impl State {
         lines
             .into_iter()
             .any(|line| line == EVERYBODY.as_bytes() || (known && line == principal.0.as_bytes()))
+    }
+
+    /// Whether any node has ACL names; if not, everybody may do everything.
+    pub fn uses_acls(&self) -> bool {
+        self.tree.guarded > 0
+    }
+
+    /// Refuses to let a principal read or watch a node that its ACL keeps from it. For one that is not there the
+    /// nearest that is there on the way to it decides (spec A-2).
+    pub fn permit_reading(&self, principal: &Principal, path: &Path) -> Result<(), Refusal> {
+        self.permit_nearest(principal, path, Right::Read)
+    }
+
+    /// Refuses unless a principal has a right on a node, or on the nearest ancestor that is there.
+    pub(crate) fn permit_nearest(
+        &self,
+        principal: &Principal,
+        path: &Path,
+        right: Right,
+    ) -> Result<(), Refusal> {
+        if !self.uses_acls() {
+            return Ok(());
+        }
+        let mut way = std::iter::successors(Some(path.clone()), Path::parent);
+        let nearest = way.find(|path| self.node(path).is_some());
+        nearest.map_or(Ok(()), |nearest| self.permit(principal, &nearest, right))
     }
 
     /// Refuses unless a principal has a right on a node.

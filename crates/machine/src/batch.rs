@@ -1,7 +1,7 @@
 //! What a log entry carries: requests packed together, with the leader's time (docs/formats.md).
 //!
 //! ```text
-//! version  u8      1
+//! version  u8      2
 //! time     u64 LE  milliseconds since the Unix epoch
 //! count    u32 LE  requests that follow
 //! count ×  u32 LE  length of the request in bytes
@@ -20,7 +20,7 @@ pub const MAX_BATCH_REQUESTS: usize = 4096;
 /// The most bytes an encoded request has: the largest contents, the longest path and their company.
 pub const MAX_REQUEST_BYTES: usize = MAX_CONTENTS_BYTES + 16 * 1024;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEADER_BYTES: usize = 1 + 8 + 4;
 const LENGTH_BYTES: usize = 4;
 
@@ -358,8 +358,8 @@ mod tests {
             assert_eq!(Batch::decode(&good[..end]), Err(BatchError::Truncated { index: 0 }), "{end}");
         }
         let mut changed = good.clone();
-        changed[0] = 2;
-        assert_eq!(Batch::decode(&changed), Err(BatchError::UnknownVersion { found: 2 }));
+        changed[0] = 3;
+        assert_eq!(Batch::decode(&changed), Err(BatchError::UnknownVersion { found: 3 }));
         let mut changed = good.clone();
         changed.push(0);
         assert_eq!(Batch::decode(&changed), Err(BatchError::TrailingBytes { bytes: 1 }));

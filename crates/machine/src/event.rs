@@ -1,5 +1,6 @@
 //! What watchers are told: one event for each node that a command changed (spec E-1).
 
+use crate::acl::is_acl_file;
 use crate::{HandleId, NodeKind, Path, SessionId};
 
 /// A change of one node. It is told after the change took place: who reads then sees this change or a
@@ -73,12 +74,39 @@ pub enum Change {
         /// The handle.
         handle: HandleId,
     },
+    /// A handle on it was closed because its opener may no longer do what it was opened for (spec A-3).
+    HandleClosed {
+        /// Whose handle it was.
+        session: SessionId,
+        /// The handle.
+        handle: HandleId,
+    },
+}
+
+impl Event {
+    /// Whether handles may not be allowed any more that were before (spec A-3): ACL names changed, or a file that
+    /// says who is in an ACL.
+    pub fn changes_acls(&self) -> bool {
+        let of_the_node = self.change.is_of_the_node();
+        matches!(self.change, Change::AclChanged { .. }) || (of_the_node && is_acl_file(&self.path))
+    }
 }
 
 impl Change {
+    /// The handle that it speaks of, and whose that is: its session is told, whatever it watches.
+    pub fn handle(&self) -> Option<(SessionId, HandleId)> {
+        match *self {
+            Change::LockAcquired { session, handle, .. }
+            | Change::LockReleased { session, handle }
+            | Change::LockLost { session, handle }
+            | Change::HandleClosed { session, handle } => Some((session, handle)),
+            _ => None,
+        }
+    }
+
     /// Whether the node itself is another one now: what it is, what it holds, who may use it.
     pub fn is_of_the_node(&self) -> bool {
-        use Change::{LockAcquired, LockLost, LockReleased, LockWanted};
-        !matches!(self, LockAcquired { .. } | LockWanted { .. } | LockReleased { .. } | LockLost { .. })
+        let of_the_lock = matches!(self, Change::LockWanted { .. });
+        !of_the_lock && self.handle().is_none()
     }
 }

@@ -140,6 +140,19 @@ impl State {
         id: HandleId,
         right: Right,
     ) -> Result<(&Handle, &Node), Refusal> {
+        let (handle, node) = self.usable_handle(session, id)?;
+        if !handle.mode.has(right) {
+            return Err(Refusal::HandleLacksRight { path: handle.path.clone(), right });
+        }
+        Ok((handle, node))
+    }
+
+    /// The node behind a handle, if the handle may be used at all now.
+    pub(crate) fn usable_handle(
+        &self,
+        session: SessionId,
+        id: HandleId,
+    ) -> Result<(&Handle, &Node), Refusal> {
         if self.session(session).is_none() {
             return Err(Refusal::SessionExpired { session });
         }
@@ -147,12 +160,8 @@ impl State {
         let deleted = || Refusal::NodeDeleted { path: handle.path.clone(), handle: id };
         let node =
             self.node(&handle.path).filter(|node| node.instance == handle.instance).ok_or_else(deleted)?;
-        if !handle.mode.has(right) {
-            return Err(Refusal::HandleLacksRight { path: handle.path.clone(), right });
-        }
-        match &handle.sequencer {
-            Some(sequencer) => self.check_sequencer(sequencer)?,
-            None => {}
+        if let Some(sequencer) = &handle.sequencer {
+            self.check_sequencer(sequencer)?;
         }
         Ok((handle, node))
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::handle::{Handle, HandleId, MAX_HANDLES, MAX_HANDLES_PER_SESSION, Place};
 use crate::keys::{Keys, MAX_KEY_BYTES};
+use crate::planted::{self, Bug};
 use crate::quota::Usage;
 use crate::session::{MAX_KEPT_ANSWERS, MAX_KEPT_PER_SESSION, MAX_NUMBERS_AHEAD, MAX_SESSIONS, Session};
 use crate::tree::{Kind, Node};
@@ -62,6 +63,8 @@ impl State {
             ("revision", self.tree.revisions.newest),
             ("instance", self.tree.instances),
             ("session", self.sessions.opened),
+            ("handle", self.handles.opened),
+            ("place", self.locks.tickets),
         ] {
             ensure(count <= MAX_COUNT, || format!("the {name} count {count} is too large to be true"))?;
         }
@@ -74,6 +77,10 @@ impl State {
     }
 
     fn nodes_are_sane(&self) -> Check {
+        let guarded = self.nodes().filter(|(_, node)| node.is_guarded()).count() as u64;
+        ensure(guarded == self.tree.guarded, || {
+            format!("{guarded} nodes have ACL names, and that is not counted")
+        })?;
         self.nodes().try_for_each(|(path, node)| self.node_is_sane(path, node))
     }
 
@@ -153,13 +160,19 @@ impl State {
     fn handles_belong_to_sessions(&self) -> Check {
         ensure(self.handle_count() <= MAX_HANDLES, || "too many handles".to_owned())?;
         let mut open: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut placed = 0;
         for (&(session, id), handle) in &self.handles.table {
             let broken = |what: &str| format!("handle {id} of session {session}: {what}");
             ensure((1..=self.handles.opened).contains(&id.0), || broken("was never opened"))?;
             ensure(self.session(session).is_some(), || broken("there is no such session"))?;
             *open.entry(handle.instance).or_default() += 1;
+            placed += usize::from(handle.place != Place::Apart);
             self.place_is_kept(session, id, handle).map_err(|what| broken(&what))?;
         }
+        let at_locks: usize = self.locks().map(|lock| lock.holders.len() + lock.waiters.len()).sum();
+        ensure(placed == at_locks, || {
+            format!("{placed} handles hold or wait, and locks know of {at_locks}")
+        })?;
         for (id, session) in self.sessions() {
             let handles = self.handles.of(id).count() as u64;
             ensure(handles == session.handles && handles <= MAX_HANDLES_PER_SESSION, || {
@@ -170,7 +183,8 @@ impl State {
             let Some(count) = node.ephemeral else { continue };
             let found = open.get(&node.instance).copied().unwrap_or(0);
             ensure(count == found, || format!("{path} is open {count} times and has {found} handles"))?;
-            ensure(count > 0 || claimed_children(node) > 0, || {
+            let stays = planted::is(Bug::EphemeralStays);
+            ensure(count > 0 || claimed_children(node) > 0 || stays, || {
                 format!("{path} is ephemeral and nobody has it open")
             })?;
         }
@@ -201,7 +215,8 @@ impl State {
             let broken = |what: &str| format!("lock {}: {what}", lock.path);
             let node = self.node(&lock.path).map(|node| node.instance);
             ensure(node == Some(*instance), || broken("its node is gone"))?;
-            ensure(lock.shared || lock.holders.len() <= 1, || broken("more than one holds it alone"))?;
+            let alone = lock.holders.len() <= 1 || planted::is(Bug::ExclusiveBesideShared);
+            ensure(lock.shared || alone, || broken("more than one holds it alone"))?;
             delays += usize::from(lock.free_at_ms != 0);
             ensure(
                 lock.free_at_ms == 0 || self.locks.delays.contains(&(lock.free_at_ms, *instance)),
@@ -219,6 +234,8 @@ impl State {
                 broken("a place was never given")
             })?;
         }
+        let locks = self.locks.table.len();
+        ensure(locks == self.locks.named(), || format!("of {locks} locks not all are found by name"))?;
         ensure(delays == self.locks.delays.len(), || "a lock-delay runs for no lock".to_owned())
     }
 

@@ -4,12 +4,14 @@
 //! whatever frees the lock hands it to the first of them in the same step (spec L-2).
 
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
 use crate::handle::{Handle, HandleId, Place};
+use crate::planted::{self, Bug};
 use crate::{Change, Event, Path, Refusal, SessionId, State};
 
 /// The most that wait for one lock.
@@ -35,8 +37,8 @@ pub struct Sequencer {
 
 impl fmt::Display for Sequencer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mode = if self.shared { "shared" } else { "exclusive" };
-        write!(formatter, "{} {mode} {}.{}", self.path, self.instance, self.generation)
+        let mode = if self.shared { 's' } else { 'x' };
+        write!(formatter, "{}#{mode}{}.{}", self.path, self.instance, self.generation)
     }
 }
 
@@ -85,7 +87,16 @@ impl Lock {
 
     /// Whether somebody who comes now may hold it, waiters aside.
     pub(crate) fn takes(&self, shared: bool) -> bool {
-        self.free_at_ms == 0 && (self.holders.is_empty() || (self.shared && shared))
+        let together = shared || planted::is(Bug::ExclusiveBesideShared);
+        self.free_at_ms == 0 && (self.holders.is_empty() || (self.shared && together))
+    }
+
+    /// The one in the queue whose turn it is.
+    fn next_in_line(&self) -> Option<(u64, Waiter)> {
+        let mut line = self.waiters.iter().map(|(ticket, waiter)| (*ticket, *waiter));
+        let first = line.next()?;
+        let past = planted::is(Bug::LockPastQueue).then(|| line.next()).flatten();
+        Some(past.filter(|second| second.1.shared == first.1.shared).unwrap_or(first))
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -97,10 +108,41 @@ impl Lock {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Locks {
     pub(crate) table: OrdMap<u64, Arc<Lock>>,
+    /// Their instances by name.
+    pub(crate) by_path: OrdMap<Path, u64>,
     /// The lock-delays that run, by their end.
     pub(crate) delays: OrdSet<(u64, u64)>,
     /// The newest number in a queue.
     pub(crate) tickets: u64,
+}
+
+impl Locks {
+    /// The lock of a node, which is a free one if it was not here.
+    fn entry(&mut self, path: &Path, instance: u64) -> &mut Lock {
+        if !self.table.contains_key(&instance) {
+            self.insert(instance, Lock::on(path.clone()));
+        }
+        Arc::make_mut(self.table.entry(instance).or_insert_with(|| Arc::new(Lock::on(path.clone()))))
+    }
+
+    pub(crate) fn insert(&mut self, instance: u64, lock: Lock) {
+        self.by_path.insert(lock.path.clone(), instance);
+        self.table.insert(instance, Arc::new(lock));
+    }
+
+    fn remove(&mut self, instance: u64) -> Option<Arc<Lock>> {
+        let lock = self.table.remove(&instance)?;
+        self.by_path.remove(&lock.path);
+        Some(lock)
+    }
+
+    /// How many are found by name.
+    pub(crate) fn named(&self) -> usize {
+        self.by_path
+            .iter()
+            .filter(|(path, id)| self.table.get(*id).is_some_and(|lock| lock.path == **path))
+            .count()
+    }
 }
 
 /// Why a handle gives up its place.
@@ -123,6 +165,20 @@ impl State {
         self.locks.table.values().map(|lock| &**lock)
     }
 
+    /// Those of `locks` whose node is `top` or below it, in the order of their names, from the one after `after` on.
+    /// Passes over locks elsewhere in the tree: ask a view.
+    pub fn locks_below<'a>(
+        &'a self,
+        top: &Path,
+        after: Option<&Path>,
+    ) -> impl Iterator<Item = &'a Lock> + use<'a> {
+        let top = top.clone();
+        let start = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+        let found = self.locks.by_path.range((start, Bound::Unbounded));
+        let below = found.filter(move |(path, _)| **path == top || path.is_below(&top));
+        below.filter_map(|(_, instance)| self.locks.table.get(instance)).map(|lock| &**lock)
+    }
+
     /// When the next lock-delay ends, by the cell's time. Whoever leads sees to it that a command comes then.
     pub fn next_lock_delay_ms(&self) -> Option<u64> {
         self.locks.delays.get_min().map(|(end, _)| *end)
@@ -140,7 +196,8 @@ impl State {
         let node = self.node(&sequencer.path).filter(|node| node.instance == sequencer.instance);
         let lock = self.locks.table.get(&sequencer.instance);
         let holds = lock.is_some_and(|lock| !lock.holders.is_empty() && lock.shared == sequencer.shared);
-        if holds && node.is_some_and(|node| node.lock_generation == sequencer.generation) {
+        let ignored = planted::is(Bug::SequencerGenerationIgnored);
+        if holds && node.is_some_and(|node| node.lock_generation == sequencer.generation || ignored) {
             return Ok(());
         }
         Err(Refusal::SequencerInvalid { sequencer: sequencer.clone() })
@@ -164,13 +221,13 @@ impl State {
 
     fn hold(&mut self, who: Who, path: &Path, instance: u64, shared: bool, events: &mut Vec<Event>) {
         let now_ms = self.time_ms;
-        let lock = self.locks.table.entry(instance).or_insert_with(|| Arc::new(Lock::on(path.clone())));
-        let lock = Arc::make_mut(lock);
+        let lock = self.locks.entry(path, instance);
         let was_free = lock.holders.is_empty();
         lock.shared = shared;
         lock.holders.insert(who, now_ms);
         let Some(node) = self.tree.node_mut(path) else { return };
-        node.lock_generation += u64::from(was_free);
+        let stays = planted::is(Bug::LockGenerationStays) && node.lock_generation > 0;
+        node.lock_generation += u64::from(was_free && !stays);
         let generation = node.lock_generation;
         let (session, handle) = who;
         self.handles.place(session, handle, Place::Holding { generation });
@@ -184,12 +241,8 @@ impl State {
         let (now_ms, (session, id)) = (self.time_ms, who);
         self.locks.tickets += 1;
         let ticket = self.locks.tickets;
-        let lock = self
-            .locks
-            .table
-            .entry(handle.instance)
-            .or_insert_with(|| Arc::new(Lock::on(handle.path.clone())));
-        Arc::make_mut(lock).waiters.insert(ticket, Waiter { session, handle: id, shared, since_ms: now_ms });
+        let lock = self.locks.entry(&handle.path, handle.instance);
+        lock.waiters.insert(ticket, Waiter { session, handle: id, shared, since_ms: now_ms });
         self.handles.place(session, id, Place::Waiting { ticket });
         let revision = self.tree.revisions.stamp();
         events.push(Event { revision, path: handle.path.clone(), change: Change::LockWanted { shared } });
@@ -211,7 +264,8 @@ impl State {
             Place::Holding { .. } => {
                 lock.holders.remove(&who);
                 let delay_ms = u64::from(handle.lock_delay_ms);
-                if leaving == Leaving::SessionDied && delay_ms > 0 {
+                let delayed = leaving == Leaving::SessionDied && !planted::is(Bug::LockDelayIgnored);
+                if delayed && delay_ms > 0 {
                     let before = lock.free_at_ms;
                     lock.free_at_ms = before.max(now_ms.saturating_add(delay_ms));
                     self.locks.delays.remove(&(before, handle.instance));
@@ -226,15 +280,32 @@ impl State {
         self.hand_on(handle.instance, events);
     }
 
+    /// Takes all handles of a session out of the queues.
+    pub(crate) fn leave_queues(&mut self, session: SessionId, events: &mut Vec<Event>) {
+        let waiting = |(id, handle): (HandleId, &Arc<Handle>)| match handle.place {
+            Place::Waiting { ticket } => Some((id, handle.instance, ticket)),
+            _ => None,
+        };
+        let left: Vec<_> = self.handles.of(session).filter_map(waiting).collect();
+        for &(id, instance, ticket) in &left {
+            if let Some(lock) = self.locks.table.get_mut(&instance) {
+                Arc::make_mut(lock).waiters.remove(&ticket);
+            }
+            self.handles.place(session, id, Place::Apart);
+        }
+        for (_, instance, _) in left {
+            self.hand_on(instance, events);
+        }
+    }
+
     /// Gives the lock to the first who wait, as many as can have it together; forgets it when nobody has to do
     /// with it.
     fn hand_on(&mut self, instance: u64, events: &mut Vec<Event>) {
         while let Some(lock) = self.locks.table.get(&instance) {
             let path = lock.path.clone();
-            let Some((ticket, first)) = lock.waiters.get_min().map(|(ticket, first)| (*ticket, *first))
-            else {
+            let Some((ticket, first)) = lock.next_in_line() else {
                 if lock.is_idle() {
-                    self.locks.table.remove(&instance);
+                    self.locks.remove(instance);
                 }
                 return;
             };
@@ -248,9 +319,17 @@ impl State {
         }
     }
 
+    /// What a snapshot without them would do: see [`planted`].
+    pub(crate) fn forget_all_waiters(&mut self) {
+        let sessions: Vec<SessionId> = self.sessions().map(|(id, _)| id).collect();
+        for session in sessions {
+            self.leave_queues(session, &mut Vec::new());
+        }
+    }
+
     /// The node is going: whoever holds or waits has nothing any more.
     pub(crate) fn lose_lock(&mut self, instance: u64, events: &mut Vec<Event>) {
-        let Some(lock) = self.locks.table.remove(&instance) else { return };
+        let Some(lock) = self.locks.remove(instance) else { return };
         self.locks.delays.remove(&(lock.free_at_ms, instance));
         let waiters = lock.waiters.values().map(|waiter| (waiter.session, waiter.handle));
         for (session, handle) in lock.holders.keys().copied().chain(waiters) {

@@ -40,10 +40,26 @@ pub enum Bug {
     EventDropped,
     /// Leases run out, and no session ends.
     SessionNeverEnds,
+    /// A lock goes to the second in its queue.
+    LockPastQueue,
+    /// A lock is given to one who wants it alone while others share it.
+    ExclusiveBesideShared,
+    /// A lock's generation grows only the first time.
+    LockGenerationStays,
+    /// A lock whose holder died is free at once.
+    LockDelayIgnored,
+    /// An ephemeral node stays when the last session that had it open dies.
+    EphemeralStays,
+    /// A sequencer stays valid whoever holds the lock now.
+    SequencerGenerationIgnored,
+    /// Of a transaction that is refused, the operations before the one that was stay done.
+    TxnHalfDone,
+    /// Those who wait for locks are not in the snapshot.
+    WaitersLostInSnapshot,
 }
 
 /// All of them, with the names they go by on the command line.
-pub const ALL: [(Bug, &str); 17] = [
+pub const ALL: [(Bug, &str); 25] = [
     (Bug::AcknowledgeBeforeSync, "acknowledge-before-sync"),
     (Bug::ForgottenVote, "forgotten-vote"),
     (Bug::LeaderRestore, "leader-restore"),
@@ -61,6 +77,14 @@ pub const ALL: [(Bug, &str); 17] = [
     (Bug::AmnesiacVoter, "amnesiac-voter"),
     (Bug::EventDropped, "event-dropped"),
     (Bug::SessionNeverEnds, "session-never-ends"),
+    (Bug::LockPastQueue, "lock-past-queue"),
+    (Bug::ExclusiveBesideShared, "exclusive-beside-shared"),
+    (Bug::LockGenerationStays, "lock-generation-stays"),
+    (Bug::LockDelayIgnored, "lock-delay-ignored"),
+    (Bug::EphemeralStays, "ephemeral-stays"),
+    (Bug::SequencerGenerationIgnored, "sequencer-generation-ignored"),
+    (Bug::TxnHalfDone, "txn-half-done"),
+    (Bug::WaitersLostInSnapshot, "waiters-lost-in-snapshot"),
 ];
 
 #[cfg(feature = "planted")]

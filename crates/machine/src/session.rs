@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::acl::Principal;
 use crate::planted::{self, Bug};
-use crate::{Outcome, Refusal};
+use crate::{Outcome, Refusal, SECRET_BYTES};
 
 /// The most sessions a cell has.
 pub const MAX_SESSIONS: usize = 100_000;
@@ -74,12 +74,14 @@ impl Identity {
 }
 
 /// A session as every replica knows it. When its lease ends is the leader's business alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Session {
     /// Length of the lease in milliseconds.
     pub lease_ms: u32,
     /// Who the client says it is.
     pub client: Arc<str>,
+    /// What whoever takes it up again must know: not to be told to anybody.
+    pub secret: [u8; SECRET_BYTES],
     /// When it was opened, by the cell's time.
     pub opened_ms: u64,
     /// The client has the answers to all its commands up to this number.
@@ -108,28 +110,12 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     /// Starts a session and names it.
-    pub(crate) fn open(
-        &mut self,
-        lease_ms: u32,
-        client: &str,
-        principal: Principal,
-        now_ms: u64,
-    ) -> Result<SessionId, Refusal> {
+    pub(crate) fn open(&mut self, session: Session) -> Result<SessionId, Refusal> {
         if self.sessions.len() >= MAX_SESSIONS {
             return Err(Refusal::TooManySessions { sessions: self.sessions.len() as u64 });
         }
         self.opened += 1;
         let id = SessionId(self.opened);
-        let session = Session {
-            lease_ms,
-            client: Arc::from(client),
-            opened_ms: now_ms,
-            confirmed: 0,
-            principal,
-            handles: 0,
-            kept: 0,
-            highest: 0,
-        };
         self.sessions.insert(id, session);
         Ok(id)
     }
@@ -365,7 +351,7 @@ mod tests {
     #[test]
     fn bounds_the_answers_kept_for_all_sessions() {
         let mut sessions = Sessions::default();
-        let id = sessions.open(12_000, "test", Principal::anonymous(), 0).unwrap();
+        let id = sessions.open(Session { lease_ms: 12_000, ..Session::default() }).unwrap();
         let other = SessionId(id.0 + 1);
         let answer: Outcome = Err(Refusal::NotFound { path: Path::root() });
         sessions.answers =
@@ -381,7 +367,7 @@ mod tests {
     fn bounds_the_sessions() {
         let mut cell = Cell::new();
         for _ in 0..MAX_SESSIONS {
-            cell.state.sessions.open(12_000, "", Principal::anonymous(), 0).unwrap();
+            cell.state.sessions.open(Session::default()).unwrap();
         }
         let refusal = Refusal::TooManySessions { sessions: MAX_SESSIONS as u64 };
         assert_eq!(cell.apply(key("k"), open_session(12_000)), Err(refusal));

@@ -38,7 +38,7 @@ use crate::planted::{self, Bug};
 use crate::quota::{Quota, Quotas};
 use crate::session::{Session, Sessions};
 use crate::tree::{Node, Revisions, Tree};
-use crate::{MAX_CONTENTS_BYTES, Outcome, Path, SessionId, State};
+use crate::{MAX_CONTENTS_BYTES, Outcome, Path, SECRET_BYTES, SessionId, State};
 
 const MAGIC: [u8; 8] = *b"bramahST";
 const VERSION: u32 = 2;
@@ -124,6 +124,7 @@ struct SessionRecord<'a> {
     id: SessionId,
     lease_ms: u32,
     client: std::borrow::Cow<'a, str>,
+    secret: [u8; SECRET_BYTES],
     opened_ms: u64,
     confirmed: u64,
     principal: std::borrow::Cow<'a, Principal>,
@@ -243,7 +244,10 @@ impl State {
         let nonces = read_keys(&mut records, "session nonce", counts.nonces, Keys::of_openings())?;
         records.check_digest()?;
         let Counts { time_ms, highest_term, .. } = counts;
-        let state = State { tree, sessions, handles, locks, keys, nonces, time_ms, highest_term };
+        let mut state = State { tree, sessions, handles, locks, keys, nonces, time_ms, highest_term };
+        if planted::is(Bug::WaitersLostInSnapshot) {
+            state.forget_all_waiters();
+        }
         state.check_invariants().map_err(|broken| SnapshotError::Impossible { broken })?;
         Ok(state)
     }
@@ -254,6 +258,7 @@ fn session_record(id: SessionId, session: &Session) -> SessionRecord<'_> {
         id,
         lease_ms: session.lease_ms,
         client: (&*session.client).into(),
+        secret: session.secret,
         opened_ms: session.opened_ms,
         confirmed: session.confirmed,
         principal: std::borrow::Cow::Borrowed(&session.principal),
@@ -283,7 +288,8 @@ fn read_tree(records: &mut RecordReader<'_, impl Read>, counts: &Counts) -> Resu
         nodes.insert(path, Arc::new(node));
     }
     let revisions = Revisions::at(counts.revision);
-    let mut tree = Tree { nodes, revisions, quotas: Quotas::default(), instances: counts.instances };
+    let guarded = nodes.values().filter(|node| node.is_guarded()).count() as u64;
+    let mut tree = Tree { nodes, revisions, quotas: Quotas::default(), instances: counts.instances, guarded };
     for index in 0..counts.quotas {
         let (path, quota): (Path, Quota) = records.record("quota", index)?;
         check_order("quota", index, tree.quotas.table.get_max().is_none_or(|(last, _)| *last < path))?;
@@ -326,18 +332,24 @@ fn read_locks(records: &mut RecordReader<'_, impl Read>, counts: &Counts) -> Res
             waiters: OrdMap::new(),
             free_at_ms: record.free_at_ms,
         };
-        locks.table.insert(record.instance, Arc::new(lock));
+        locks.insert(record.instance, lock);
     }
+    let mut last = None;
     for index in 0..counts.holders {
         let (instance, who, since_ms): (u64, Who, u64) = records.record("holder", index)?;
         let lock = locks.table.get_mut(&instance);
         check("holder", index, lock.is_some(), || "holds a lock that is not there".to_owned())?;
+        let place = (instance, who);
+        check_order("holder", index, last.replace(place).is_none_or(|last| last < place))?;
         lock.map(|lock| Arc::make_mut(lock).holders.insert(who, since_ms));
     }
+    let mut last = None;
     for index in 0..counts.waiters {
         let (instance, ticket, waiter): (u64, u64, Waiter) = records.record("waiter", index)?;
         let lock = locks.table.get_mut(&instance);
         check("waiter", index, lock.is_some(), || "waits for a lock that is not there".to_owned())?;
+        let place = (instance, ticket);
+        check_order("waiter", index, last.replace(place).is_none_or(|last| last < place))?;
         lock.map(|lock| Arc::make_mut(lock).waiters.insert(ticket, waiter));
     }
     Ok(locks)
@@ -354,6 +366,7 @@ fn read_sessions(
         let session = Session {
             lease_ms: record.lease_ms,
             client: Arc::from(record.client),
+            secret: record.secret,
             opened_ms: record.opened_ms,
             confirmed: record.confirmed,
             principal: record.principal.into_owned(),

@@ -1,5 +1,7 @@
 //! The state of a cell: what it is, how a command changes it, how it is read.
 
+use std::ops::Bound;
+
 use crate::acl::{Principal, Right};
 use crate::handle::Handles;
 use crate::keys::Keys;
@@ -8,8 +10,8 @@ use crate::session::Sessions;
 use crate::tree::Tree;
 use crate::{
     Answer, Batch, BatchError, Command, CreateDirectory, Delete, DirectoryEntry, Event, FileContents,
-    Identity, Increment, Node, Outcome, Path, Refusal, Request, ResetCounter, Session, SessionId, SetAcl,
-    SetContents, SetQuota, Stat,
+    Identity, Increment, Node, Outcome, Path, Quota, Refusal, Request, ResetCounter, Session, SessionId,
+    SetAcl, SetContents, SetQuota, Stat, Usage,
 };
 
 /// Everything that a cell's replicas agree on.
@@ -237,14 +239,7 @@ impl State {
     /// A node that is there must be the principal's to write; else the directory in which it, or its first missing
     /// ancestor, would be made.
     fn permit_writing(&self, principal: &Principal, path: &Path) -> Result<(), Refusal> {
-        let mut place = Some(path.clone());
-        while let Some(path) = place {
-            if self.node(&path).is_some() {
-                return self.permit(principal, &path, Right::Write);
-            }
-            place = path.parent();
-        }
-        Ok(())
+        self.permit_nearest(principal, path, Right::Write)
     }
 
     /// Who opened a session.
@@ -301,6 +296,25 @@ impl State {
     /// All sessions, oldest first.
     pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &Session)> {
         self.sessions.sessions.iter().map(|(id, session)| (*id, session))
+    }
+
+    /// The sessions that were opened after this one, oldest first.
+    pub fn sessions_after(&self, after: SessionId) -> impl Iterator<Item = (SessionId, &Session)> {
+        let range = (Bound::Excluded(after), Bound::Unbounded);
+        self.sessions.sessions.range(range).map(|(id, session)| (*id, session))
+    }
+
+    /// What a directory may hold; without limits unless one was set (spec N-10).
+    pub fn quota(&self, directory: &Path) -> Result<Quota, Refusal> {
+        self.tree.directory_node(directory)?;
+        Ok(self.tree.quotas.table.get(directory).map_or_else(Quota::default, |(quota, _)| *quota))
+    }
+
+    /// How much is in a directory, all below it included. Looks at all that is below one without a quota: ask a
+    /// view, and not the applying thread.
+    pub fn usage(&self, directory: &Path) -> Result<Usage, Refusal> {
+        self.tree.directory_node(directory)?;
+        Ok(self.tree.usage(directory))
     }
 
     /// All nodes, in the order of their paths.

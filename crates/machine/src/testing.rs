@@ -134,13 +134,13 @@ pub(crate) fn key(text: &str) -> Identity {
 }
 
 pub(crate) fn open_session(lease_ms: u32) -> Command {
-    Command::OpenSession(OpenSession { lease_ms, client: "test".to_owned() })
+    Command::OpenSession(OpenSession { lease_ms, client: "test".to_owned(), secret: [7; 16] })
 }
 
 pub(crate) const ALL: Mode = Mode { read: true, write: true, change_acl: true };
 
 pub(crate) fn open_node(text: &str, create: Option<Creation>) -> Command {
-    Command::OpenNode(OpenNode { path: path(text), mode: ALL, create, lock_delay_ms: 0 })
+    Command::OpenNode(OpenNode { path: path(text), mode: ALL, create, lock_delay_ms: 0, within: None })
 }
 
 /// A new, empty, permanent file.

@@ -138,6 +138,11 @@ impl Node {
         self.modified_revision = revision;
     }
 
+    /// Whether it has ACL names.
+    pub(crate) fn is_guarded(&self) -> bool {
+        *self.acl != AclNames::default()
+    }
+
     pub(crate) fn wrong_kind(&self, path: &Path, wanted: NodeKind) -> Refusal {
         Refusal::WrongKind { path: path.clone(), is: self.kind.tag(), wanted }
     }
@@ -186,6 +191,8 @@ pub(crate) struct Tree {
     pub(crate) quotas: Quotas,
     /// The instance number of the newest node.
     pub(crate) instances: u64,
+    /// How many nodes have ACL names.
+    pub(crate) guarded: u64,
 }
 
 impl Tree {
@@ -197,6 +204,7 @@ impl Tree {
             revisions: Revisions::default(),
             quotas: Quotas::default(),
             instances: 1,
+            guarded: 0,
         }
     }
 
@@ -264,6 +272,7 @@ impl Tree {
         birth.acl = birth.acl.or_else(|| self.nodes.get(parent).map(|parent| Arc::clone(&parent.acl)));
         let node = Node::new(kind, self.instances, revision, birth);
         self.quotas.count(&path, Usage::default(), Usage::of(&node.kind));
+        self.guarded += u64::from(node.is_guarded());
         let change = Change::Created { kind: node.kind.tag() };
         events.push(Event { revision, path: path.clone(), change });
         self.nodes.insert(path, Arc::new(node));
@@ -274,12 +283,45 @@ impl Tree {
         let revision = self.revisions.stamp();
         if let Some(node) = self.nodes.remove(&path) {
             self.quotas.count(&path, Usage::of(&node.kind), Usage::default());
+            self.quotas.table.remove(&path);
+            self.guarded -= u64::from(node.is_guarded());
         }
         if let Some(parent) = path.parent() {
             self.count_children(&parent, -1);
         }
         events.push(Event { revision, path, change: Change::Deleted });
         revision
+    }
+
+    /// Gives a node other ACL names; answers its ACL generation and the revision. It must be there.
+    pub(crate) fn set_acl(&mut self, path: &Path, names: AclNames) -> Option<(u64, u64)> {
+        let revision = self.revisions.stamp();
+        let node = self.nodes.get_mut(path).map(Arc::make_mut)?;
+        self.guarded -= u64::from(node.is_guarded());
+        node.acl = Arc::new(names);
+        self.guarded += u64::from(node.is_guarded());
+        node.acl_generation += 1;
+        node.modified_revision = revision;
+        Some((node.acl_generation, revision))
+    }
+
+    /// How much is below a directory.
+    pub(crate) fn usage(&self, directory: &Path) -> Usage {
+        if let Some((_, usage)) = self.quotas.table.get(directory) {
+            return *usage;
+        }
+        let below = self.below(directory);
+        let nodes = below.iter().filter_map(|path| self.nodes.get(path));
+        nodes.fold(Usage::default(), |usage, node| usage.plus(Usage::of(&node.kind)))
+    }
+
+    /// A node that must be a directory.
+    pub(crate) fn directory_node(&self, path: &Path) -> Result<&Arc<Node>, Refusal> {
+        let node = self.find(path)?;
+        match node.kind.tag() {
+            NodeKind::Directory => Ok(node),
+            _ => Err(node.wrong_kind(path, NodeKind::Directory)),
+        }
     }
 
     /// Sets a directory's quota, whatever is in it already.
@@ -340,10 +382,7 @@ impl Tree {
         after: Option<&str>,
         limit: usize,
     ) -> Result<(Vec<DirectoryEntry>, bool), Refusal> {
-        let node = self.find(path)?;
-        if node.kind.tag() != NodeKind::Directory {
-            return Err(node.wrong_kind(path, NodeKind::Directory));
-        }
+        self.directory_node(path)?;
         let start = path.child_bound(after.unwrap_or_default());
         let mut children = self
             .nodes

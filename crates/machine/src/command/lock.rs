@@ -172,7 +172,7 @@ mod tests {
     }
 
     fn open_with_delay(cell: &mut Cell, session: SessionId, lock_delay_ms: u32) -> Outcome {
-        let open = OpenNode { path: path("/l"), mode: ALL, create: None, lock_delay_ms };
+        let open = OpenNode { path: path("/l"), mode: ALL, create: None, lock_delay_ms, within: None };
         cell.by(session, Command::OpenNode(open))
     }
 
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(cell.release(b, ha), Err(foreign.clone()));
         assert_eq!(cell.acquire(b, ha), Err(foreign));
         let mode = crate::Mode { read: true, ..crate::Mode::default() };
-        let open = OpenNode { path: path("/l"), mode, create: None, lock_delay_ms: 0 };
+        let open = OpenNode { path: path("/l"), mode, create: None, lock_delay_ms: 0, within: None };
         let reader = opened(cell.by(a, Command::OpenNode(open)));
         let refusal = Refusal::HandleLacksRight { path: path("/l"), right: Right::Write };
         assert_eq!(cell.acquire(a, reader), Err(refusal));
@@ -321,7 +321,7 @@ mod tests {
         cell.acquire(a, ha).unwrap();
         let sequencer = cell.state.sequencer_of(cell.state.handle(a, ha).unwrap()).unwrap();
         assert_eq!((sequencer.generation, sequencer.shared, &sequencer.path), (1, false, &path("/l")));
-        assert_eq!(sequencer.to_string(), "/l exclusive 2.1");
+        assert_eq!(sequencer.to_string(), "/l#x2.1");
         assert_eq!(cell.state.check_sequencer(&sequencer), Ok(()));
         let tie = |handle, sequencer| Command::SetSequencer(SetSequencer { handle, sequencer });
         cell.run(set("/d", "one")).unwrap();

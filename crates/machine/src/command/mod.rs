@@ -19,7 +19,9 @@ pub use delete::{Delete, DeleteTree, MAX_DELETED};
 pub use lock::{Acquire, CancelAcquire, Release, SetSequencer};
 pub use on_handle::{OnHandle, Verb};
 pub use open_node::{CloseHandles, Creation, OpenNode, RevokeHandle};
-pub use session::{EndSession, ExpireSession, MAX_CLIENT_BYTES, MAX_LEASE_MS, MIN_LEASE_MS, OpenSession};
+pub use session::{
+    EndSession, ExpireSession, MAX_CLIENT_BYTES, MAX_LEASE_MS, MIN_LEASE_MS, OpenSession, SECRET_BYTES,
+};
 pub use set_acl::{SetAcl, SetQuota};
 pub use set_contents::{MAX_CONTENTS_BYTES, SetContents};
 pub use txn::{Comparison, Guard, MAX_TXN_PARTS, Txn, TxnOperation};

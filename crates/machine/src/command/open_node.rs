@@ -1,5 +1,6 @@
 //! `OpenNode` and `CloseHandles`: a session's handles on nodes (spec H-1, H-2, H-4; Chubby §2.2).
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::acl::{AclNames, Right};
 use crate::handle::{Handle, HandleId, MAX_HANDLES, MAX_HANDLES_PER_SESSION, MAX_LOCK_DELAY_MS, Mode, Place};
+use crate::planted::{self, Bug};
 use crate::tree::{Birth, Kind};
-use crate::{Answer, Event, MAX_CONTENTS_BYTES, NodeKind, Outcome, Path, Refusal, SessionId, State};
+use crate::{Answer, Change, Event, MAX_CONTENTS_BYTES, NodeKind, Outcome, Path, Refusal, SessionId, State};
 
 /// Opens a handle on a node, and makes the node if that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,8 @@ pub struct OpenNode {
     /// For how long nobody gets a lock that the handle holds when its session dies, in milliseconds, at most
     /// [`MAX_LOCK_DELAY_MS`] (spec L-5).
     pub lock_delay_ms: u32,
+    /// A handle of the same session on a directory above the node: refused if that can't be used any more.
+    pub within: Option<HandleId>,
 }
 
 /// What node to make.
@@ -60,6 +64,7 @@ pub struct RevokeHandle {
 impl OpenNode {
     pub(crate) fn apply(self, state: &mut State, session: SessionId, events: &mut Vec<Event>) -> Outcome {
         self.check()?;
+        self.check_within(state, session)?;
         state.room_for_a_handle(session)?;
         let created = match state.node(&self.path) {
             Some(node) => {
@@ -104,6 +109,17 @@ impl OpenNode {
             return Err(Refusal::invalid(format!("a {} has no contents; leave them empty", creation.kind)));
         }
         creation.acl.as_ref().map_or(Ok(()), AclNames::check)
+    }
+
+    /// The name was put together from that of the handle's node: it must still be that node's.
+    fn check_within(&self, state: &State, session: SessionId) -> Result<(), Refusal> {
+        let Some(within) = self.within else { return Ok(()) };
+        let (directory, _) = state.usable_handle(session, within)?;
+        if self.path.is_below(&directory.path) {
+            return Ok(());
+        }
+        let why = format!("{} is not below {}, which handle {within} is on", self.path, directory.path);
+        Err(Refusal::invalid(why))
     }
 
     fn take_as_it_is(&self, is: NodeKind) -> Result<(), Refusal> {
@@ -170,20 +186,41 @@ impl CloseHandles {
 
 impl RevokeHandle {
     pub(crate) fn apply(self, state: &mut State, events: &mut Vec<Event>) -> Outcome {
-        let handle = state.handles.find(self.session, self.handle)?;
-        let principal = state.principal_of(self.session)?;
-        let allowed = state.node(&handle.path).is_none_or(|node| {
-            node.instance != handle.instance
-                || handle.mode.rights().all(|right| state.may(&principal, &node.acl, right))
-        });
-        if !allowed {
-            state.close_handle((self.session, self.handle), crate::lock::Leaving::InOrder, events);
+        let (session, handle) = (self.session, self.handle);
+        let found = Arc::clone(state.handles.find(session, handle)?);
+        if !state.allows(session, &found) {
+            state.close_handle((session, handle), crate::lock::Leaving::InOrder, events);
+            let revision = state.tree.revisions.stamp();
+            let change = Change::HandleClosed { session, handle };
+            events.push(Event { revision, path: found.path.clone(), change });
         }
         Ok(Answer::Done)
     }
 }
 
 impl State {
+    /// Whether a handle is still allowed what it was opened for. One whose node is gone is of no use anyway.
+    fn allows(&self, session: SessionId, handle: &Handle) -> bool {
+        let Some(session) = self.session(session) else { return true };
+        let node = self.node(&handle.path).filter(|node| node.instance == handle.instance);
+        node.is_none_or(|node| {
+            handle.mode.rights().all(|right| self.may(&session.principal, &node.acl, right))
+        })
+    }
+
+    /// The handles for which the leader sends [`RevokeHandle`], because of an ACL that changed since they were
+    /// opened ([`Event::changes_acls`]), or before a leader that changed could send it (spec A-3). Looks at all
+    /// handles after `after`, if any node has ACL names at all: ask a view, and not the applying thread.
+    pub fn handles_not_allowed(
+        &self,
+        after: Option<(SessionId, HandleId)>,
+    ) -> impl Iterator<Item = (SessionId, HandleId)> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let handles = self.uses_acls().then(|| self.handles.table.range((start, Bound::Unbounded)));
+        let handles = handles.into_iter().flatten();
+        handles.filter(|((session, _), handle)| !self.allows(*session, handle)).map(|(who, _)| *who)
+    }
+
     fn room_for_a_handle(&self, session: SessionId) -> Result<(), Refusal> {
         let mine = self.session(session).ok_or(Refusal::SessionExpired { session })?.handles;
         if mine >= MAX_HANDLES_PER_SESSION {
@@ -212,6 +249,9 @@ impl State {
         }
         if let Some(node) = self.tree.node_mut(&handle.path) {
             node.ephemeral = node.ephemeral.map(|open| open.saturating_sub(1));
+        }
+        if leaving == crate::lock::Leaving::SessionDied && planted::is(Bug::EphemeralStays) {
+            return;
         }
         self.reap(handle.path.clone(), events);
     }
@@ -243,7 +283,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::testing::*;
-    use crate::{Change, Command, EndSession, Identity, Principal, SetContents, Verb};
+    use crate::{Command, EndSession, Identity, Principal, SetContents, Verb};
 
     fn close(handles: Vec<HandleId>) -> Command {
         Command::CloseHandles(CloseHandles { handles })
@@ -278,7 +318,8 @@ mod tests {
     fn refuses_what_makes_no_sense() {
         let mut cell = Cell::new();
         let session = cell.open_session();
-        let nothing = OpenNode { path: path("/"), mode: Mode::default(), create: None, lock_delay_ms: 0 };
+        let nothing =
+            OpenNode { path: path("/"), mode: Mode::default(), create: None, lock_delay_ms: 0, within: None };
         let directory = Creation { kind: NodeKind::Directory, contents: "x".into(), ..file() };
         let acl = AclNames { read: "a/b".into(), ..AclNames::default() };
         for command in [
@@ -440,8 +481,15 @@ mod tests {
         ));
         let (ann, eve) = (session_of(&mut cell, "ann"), session_of(&mut cell, "eve"));
         let write = Mode { read: true, write: true, change_acl: false };
-        let open =
-            |mode| Command::OpenNode(OpenNode { path: path("/d/ann"), mode, create: None, lock_delay_ms: 0 });
+        let open = |mode| {
+            Command::OpenNode(OpenNode {
+                path: path("/d/ann"),
+                mode,
+                create: None,
+                lock_delay_ms: 0,
+                within: None,
+            })
+        };
         opened(cell.by(ann, open(write)));
         assert!(matches!(cell.by(eve, open(write)), Err(Refusal::NotPermitted { .. })));
         opened(cell.by(eve, open(Mode { read: true, ..Mode::default() })));
@@ -468,8 +516,15 @@ mod tests {
         let (ann, eve) = (session_of(&mut cell, "ann"), session_of(&mut cell, "eve"));
         let read = Mode { read: true, ..Mode::default() };
         let write = Mode { read: true, write: true, change_acl: false };
-        let open =
-            |mode| Command::OpenNode(OpenNode { path: path("/d/f"), mode, create: None, lock_delay_ms: 0 });
+        let open = |mode| {
+            Command::OpenNode(OpenNode {
+                path: path("/d/f"),
+                mode,
+                create: None,
+                lock_delay_ms: 0,
+                within: None,
+            })
+        };
         let (writer, reader) = (opened(cell.by(ann, open(write))), opened(cell.by(eve, open(read))));
         cell.acquire(ann, writer).unwrap();
         let revoke = |session, handle| Command::RevokeHandle(RevokeHandle { session, handle });

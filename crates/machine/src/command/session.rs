@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::acl::Principal;
 use crate::lock::Leaving;
-use crate::{Answer, Event, HandleId, Outcome, Refusal, SessionId, State};
+use crate::{Answer, Event, HandleId, Outcome, Refusal, Session, SessionId, State};
 
 /// The shortest lease, in milliseconds.
 pub const MIN_LEASE_MS: u32 = 1_000;
@@ -12,6 +12,8 @@ pub const MIN_LEASE_MS: u32 = 1_000;
 pub const MAX_LEASE_MS: u32 = 60_000;
 /// The most bytes a client's name for itself has.
 pub const MAX_CLIENT_BYTES: usize = 256;
+/// How many bytes a session's secret has.
+pub const SECRET_BYTES: usize = 16;
 
 /// Starts a session. Its identity is a key, so that a retry finds the session that the first try made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +23,8 @@ pub struct OpenSession {
     /// Who the client says it is, for people who look at the list of sessions; at most
     /// [`MAX_CLIENT_BYTES`].
     pub client: String,
+    /// What whoever takes the session up again must know; random.
+    pub secret: [u8; SECRET_BYTES],
 }
 
 /// Ends a session because its client said so.
@@ -42,7 +46,15 @@ pub struct ExpireSession {
 impl OpenSession {
     pub(crate) fn apply(self, state: &mut State, principal: &Principal) -> Outcome {
         self.check()?;
-        let session = state.sessions.open(self.lease_ms, &self.client, principal.clone(), state.time_ms)?;
+        let session = Session {
+            lease_ms: self.lease_ms,
+            client: self.client.into(),
+            secret: self.secret,
+            principal: principal.clone(),
+            opened_ms: state.time_ms,
+            ..Session::default()
+        };
+        let session = state.sessions.open(session)?;
         Ok(Answer::SessionOpened { session, lease_ms: self.lease_ms })
     }
 
@@ -91,6 +103,8 @@ impl State {
         events: &mut Vec<Event>,
     ) -> Result<(), Refusal> {
         self.session(id).ok_or(Refusal::SessionExpired { session: id })?;
+        // First: else one handle would hand the lock to another that is about to go, too.
+        self.leave_queues(id, events);
         let handles: Vec<HandleId> = self.handles.of(id).map(|(handle, _)| handle).collect();
         for handle in handles {
             self.close_handle((id, handle), leaving, events);
@@ -147,7 +161,9 @@ mod tests {
         for lease_ms in [MIN_LEASE_MS, MAX_LEASE_MS] {
             cell.run(open_session(lease_ms)).unwrap();
         }
-        let named = |bytes| Command::OpenSession(OpenSession { lease_ms: 12_000, client: "x".repeat(bytes) });
+        let named = |bytes| {
+            Command::OpenSession(OpenSession { lease_ms: 12_000, client: "x".repeat(bytes), secret: [7; 16] })
+        };
         assert!(matches!(cell.refused(named(MAX_CLIENT_BYTES + 1)), Refusal::InvalidArgument { .. }));
         cell.run(named(MAX_CLIENT_BYTES)).unwrap();
     }

@@ -1,12 +1,10 @@
 //! `SetAcl` and `SetQuota`: who may use a node, and how much a directory may hold (spec A-1, N-10).
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use crate::acl::AclNames;
 use crate::quota::Quota;
-use crate::{Answer, Change, Event, NodeKind, Outcome, Path, Refusal, State};
+use crate::{Answer, Change, Event, Outcome, Path, Refusal, State};
 
 /// Gives a node other ACL names. Open handles keep what they were opened for until the leader has looked at them
 /// (spec A-3).
@@ -36,13 +34,9 @@ impl SetAcl {
         if self.if_generation.is_some_and(|wanted| wanted != current) {
             return Err(Refusal::GenerationMismatch { path: self.path, current });
         }
-        let revision = state.tree.revisions.stamp();
-        let generation = current + 1;
-        if let Some(node) = state.tree.node_mut(&self.path) {
-            node.acl = Arc::new(self.names);
-            node.acl_generation = generation;
-            node.modified_revision = revision;
-        }
+        let Some((generation, revision)) = state.tree.set_acl(&self.path, self.names) else {
+            return Err(Refusal::NotFound { path: self.path });
+        };
         events.push(Event { revision, path: self.path, change: Change::AclChanged { generation } });
         Ok(Answer::AclSet { generation, revision })
     }
@@ -50,10 +44,7 @@ impl SetAcl {
 
 impl SetQuota {
     pub(crate) fn apply(self, state: &mut State) -> Outcome {
-        let node = state.tree.find(&self.path)?;
-        if node.kind.tag() != NodeKind::Directory {
-            return Err(node.wrong_kind(&self.path, NodeKind::Directory));
-        }
+        state.tree.directory_node(&self.path)?;
         state.tree.set_quota(self.path, self.quota);
         Ok(Answer::Done)
     }

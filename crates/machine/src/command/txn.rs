@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 
 use crate::lock::Sequencer;
+use crate::planted::{self, Bug};
 use crate::state::Caller;
 use crate::{
     Answer, Command, CreateDirectory, Delete, DeleteTree, Event, Increment, Outcome, Path, Refusal,
@@ -135,7 +136,7 @@ impl Txn {
     pub(crate) fn apply(self, state: &mut State, caller: &Caller, events: &mut Vec<Event>) -> Outcome {
         self.check()?;
         for guard in &self.guards {
-            state.permit(&caller.principal, guard.path(), crate::acl::Right::Read)?;
+            state.permit_reading(&caller.principal, guard.path())?;
         }
         let held = self.guards.iter().all(|guard| guard.holds(state));
         let operations = if held { self.then } else { self.otherwise };
@@ -145,8 +146,10 @@ impl Txn {
             match state.carry_out(operation.command(), caller, events) {
                 Ok(answer) => answers.push(answer),
                 Err(why) => {
-                    *state = before;
-                    events.truncate(told);
+                    if !planted::is(Bug::TxnHalfDone) {
+                        *state = before;
+                        events.truncate(told);
+                    }
                     return Err(Refusal::TxnRefused { part, why: Box::new(why) });
                 }
             }

@@ -154,7 +154,7 @@ proptest! {
             let identity = Identity::Key(format!("key {number}").into_bytes());
             let mut request = request(identity, 0, number);
             if opens {
-                let open = OpenSession { lease_ms: 12_000, client: "test".to_owned() };
+                let open = OpenSession { lease_ms: 12_000, client: "test".to_owned(), secret: [7; 16] };
                 request.command = Command::OpenSession(open);
             } else {
                 arrived |= 1 << number;

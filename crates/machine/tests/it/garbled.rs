@@ -30,7 +30,7 @@ proptest! {
         let _ = decode_outcomes(&bytes);
         let _ = check_requests(count, &bytes);
         prop_assert!(State::read_snapshot(&mut bytes.as_slice()).is_err());
-        let mut versioned = vec![1];
+        let mut versioned = vec![2];
         versioned.extend_from_slice(&bytes);
         let mut state = State::new();
         let _ = state.apply_batch(&versioned, 1, &mut Vec::new());

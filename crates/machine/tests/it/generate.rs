@@ -1,11 +1,11 @@
 //! Random commands over a tree so small that they meet each other all the time.
 
 use bramah_machine::{
-    AclNames, Acquire, Answer, BatchBuilder, CancelAcquire, CloseHandles, Command, CreateDirectory, Creation,
-    Delete, DeleteTree, EndSession, Event, Guard, HandleId, Identity, Increment, Mode, Moment, NodeKind,
-    OnHandle, OpenNode, OpenSession, Outcome, Path, Principal, Quota, Release, Request, ResetCounter,
-    RevokeHandle, Sequencer, SessionId, SetAcl, SetContents, SetQuota, SetSequencer, State, Txn,
-    TxnOperation, Verb,
+    AclNames, Acquire, Answer, BatchBuilder, CancelAcquire, CloseHandles, Command, Comparison,
+    CreateDirectory, Creation, Delete, DeleteTree, EndSession, Event, Guard, HandleId, Identity, Increment,
+    Mode, Moment, NodeKind, OnHandle, OpenNode, OpenSession, Outcome, Path, Principal, Quota, Release,
+    Request, ResetCounter, RevokeHandle, Sequencer, SessionId, SetAcl, SetContents, SetQuota, SetSequencer,
+    State, Txn, TxnOperation, Verb,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -85,12 +85,44 @@ fn operations() -> impl Strategy<Value = Vec<TxnOperation>> {
     let one = commands().prop_map(|command| match command {
         Command::SetContents(command) => TxnOperation::SetContents(command),
         Command::CreateDirectory(command) => TxnOperation::CreateDirectory(command),
-        Command::Delete(Delete { path, .. }) => TxnOperation::DeleteTree(DeleteTree { path }),
+        Command::Delete(Delete { path, if_generation: None }) => {
+            TxnOperation::DeleteTree(DeleteTree { path })
+        }
+        Command::Delete(command) => TxnOperation::Delete(command),
         Command::Increment(command) => TxnOperation::Increment(command),
         Command::ResetCounter(command) => TxnOperation::ResetCounter(command),
         other => unreachable!("{other:?} changes no node"),
     });
     vec(one, 0..4)
+}
+
+fn guards() -> impl Strategy<Value = Vec<Guard>> {
+    let comparison = prop_oneof![
+        Just(Comparison::Less),
+        Just(Comparison::AtMost),
+        Just(Comparison::Equal),
+        Just(Comparison::NotEqual),
+        Just(Comparison::AtLeast),
+        Just(Comparison::Greater),
+    ];
+    let guard = prop_oneof![
+        paths().prop_map(Guard::Exists),
+        paths().prop_map(Guard::Absent),
+        (paths(), 0..3_u64).prop_map(|(path, generation)| Guard::Generation(path, generation)),
+        (paths(), comparison, -3..4_i64)
+            .prop_map(|(path, comparison, value)| Guard::Counter(path, comparison, value)),
+    ];
+    vec(guard, 0..3)
+}
+
+/// A command that changes the tree, many nodes at once included.
+pub(crate) fn tree_commands() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        8 => commands(),
+        1 => paths().prop_map(|path| Command::DeleteTree(DeleteTree { path })),
+        3 => (guards(), operations(), operations())
+            .prop_map(|(guards, then, otherwise)| Command::Txn(Txn { guards, then, otherwise })),
+    ]
 }
 
 /// A command about handles, locks, ACLs, quotas; or a transaction.
@@ -105,11 +137,10 @@ pub(crate) fn lock_commands() -> impl Strategy<Value = Command> {
     });
     let quota = (option::weighted(0.5, 0..6_u64), option::weighted(0.5, 0..60_u64))
         .prop_map(|(nodes, bytes)| Quota { nodes, bytes });
-    let guard = (paths(), 0..3_u64).prop_map(|(path, generation)| Guard::Generation(path, generation));
     prop_oneof![
         6 => (paths(), mode, option::weighted(0.7, creations()), prop_oneof![Just(0), Just(5_000_u32)]).prop_map(
             |(path, mode, create, lock_delay_ms)| {
-                Command::OpenNode(OpenNode { path, mode, create, lock_delay_ms })
+                Command::OpenNode(OpenNode { path, mode, create, lock_delay_ms, within: None })
             }
         ),
         2 => vec(handles(), 0..3).prop_map(|handles| Command::CloseHandles(CloseHandles { handles })),
@@ -129,9 +160,6 @@ pub(crate) fn lock_commands() -> impl Strategy<Value = Command> {
         1 => (paths(), acls())
             .prop_map(|(path, names)| Command::SetAcl(SetAcl { path, names, if_generation: None })),
         1 => (paths(), quota).prop_map(|(path, quota)| Command::SetQuota(SetQuota { path, quota })),
-        1 => paths().prop_map(|path| Command::DeleteTree(DeleteTree { path })),
-        2 => (vec(guard, 0..2), operations(), operations())
-            .prop_map(|(guards, then, otherwise)| Command::Txn(Txn { guards, then, otherwise })),
         1 => Just(Command::PassTime),
         1 => (0..4_u64, handles()).prop_map(|(session, handle)| {
             Command::RevokeHandle(RevokeHandle { session: SessionId(session), handle })
@@ -155,10 +183,10 @@ pub(crate) fn requests() -> impl Strategy<Value = Request> {
         }),
     ];
     let command = prop_oneof![
-        12 => commands(),
+        12 => tree_commands(),
         12 => lock_commands(),
         2 => (900..2_000_u32, "[a-z]{0,8}").prop_map(|(lease_ms, client)| {
-            Command::OpenSession(OpenSession { lease_ms, client })
+            Command::OpenSession(OpenSession { lease_ms, client, secret: [7; 16] })
         }),
         1 => (0..4_u64).prop_map(|session| Command::EndSession(EndSession { session: SessionId(session) })),
     ];
@@ -189,7 +217,8 @@ pub(crate) fn apply_all(state: &mut State, batches: &[(u64, Vec<Request>)]) -> (
 }
 
 pub(crate) fn open_session(state: &mut State) -> SessionId {
-    let command = Command::OpenSession(OpenSession { lease_ms: 12_000, client: "test".to_owned() });
+    let command =
+        Command::OpenSession(OpenSession { lease_ms: 12_000, client: "test".to_owned(), secret: [7; 16] });
     let request = Request { identity: Identity::Anonymous, command };
     match state.apply(request, NOW, &mut Vec::new()) {
         Ok(Answer::SessionOpened { session, .. }) => session,
