@@ -78,11 +78,12 @@ impl Reply {
         matches!(self, Self::Caller(caller) if caller.is_closed())
     }
 
-    fn tell(&mut self, answer: Answer) -> Result<(), Answer> {
+    /// The answer that nobody took, if it is one.
+    fn tell(&mut self, answer: Answer) -> Option<Answered> {
         match std::mem::replace(self, Self::Nobody) {
-            Self::Caller(caller) => caller.send(answer),
-            Self::Waiters(_) => Ok(()),
-            Self::Nobody => Err(answer),
+            Self::Caller(caller) => caller.send(answer).err()?.ok(),
+            Self::Waiters(_) => None,
+            Self::Nobody => answer.ok(),
         }
     }
 }
@@ -206,7 +207,7 @@ impl Calls {
         let session = self.session;
         let answer = result.map(|outcome| Answered { outcome, session });
         // A caller that stopped waiting doesn't want to know, unless it now has a handle that nobody would close.
-        if let Err(Ok(Answered { outcome: v1::outcome::Outcome::NodeOpened(opened), .. })) =
+        if let Some(Answered { outcome: v1::outcome::Outcome::NodeOpened(opened), .. }) =
             pending.call.reply.tell(answer)
         {
             self.orphans.push(opened.handle);
@@ -294,7 +295,7 @@ impl Calls {
         while let Some(next) = self.unnumbered.front() {
             if next.call.reply.is_closed() && next.call.lasting != Lasting::Always {
                 // Its caller gave up before anything was sent: nobody will ever know of it.
-                let Some(pending) = self.unnumbered.pop_front() else { return None };
+                let pending = self.unnumbered.pop_front()?;
                 self.released += 1;
                 self.finish(pending, Err(Error::closed(false)));
                 continue;

@@ -29,6 +29,11 @@ impl Handles {
         table.open.values().for_each(|grip| grip.reconnected());
     }
 
+    /// The cell is about to say anew what all handles are to their locks.
+    pub(crate) fn unconfirmed(&self) {
+        self.0.lock().open.values().for_each(|grip| grip.reconnected());
+    }
+
     /// The session is over, and so are its handles, for ever (spec H-6).
     pub(crate) fn session_over(&self, end: &Ended) {
         let mut table = self.0.lock();

@@ -89,7 +89,6 @@ struct Attempt {
     started: Instant,
 }
 
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 enum Event {
     Reply(Result<Option<v1::SessionReply>, Status>),
     Attempted(Result<(Link, Greeting), OpenError>),
@@ -318,7 +317,7 @@ impl Session {
             self.addresses.members(reply.members.iter().map(|member| &*member.client_address));
         }
         self.calls.answered(reply.answers, now, &mut self.budget, &mut self.random);
-        self.background.extend(self.handles.told(reply.handles));
+        self.told_of_handles(reply.handles, reply.all_handles, now);
         self.watches.replied(reply.events, reply.watches, reply.revision, now);
         if reply.lease_ms > 0 {
             self.lease.extended(Duration::from_millis(reply.lease_ms.into()));
@@ -330,6 +329,15 @@ impl Session {
         if let Some(failure) = reply.ended {
             self.told_the_end(failure, now);
         }
+    }
+
+    fn told_of_handles(&mut self, states: Vec<v1::HandleState>, all: bool, now: Instant) {
+        if all {
+            // Changes were left out: of those that are not told as they were the cell is asked.
+            self.handles.unconfirmed();
+            self.look_at = Some(now);
+        }
+        self.background.extend(self.handles.told(states));
     }
 
     fn told_the_end(&mut self, failure: v1::Failure, now: Instant) {
