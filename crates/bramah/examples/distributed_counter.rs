@@ -24,6 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             replace: false,
             join: Vec::new(),
             max_connections: 100,
+            token_key_file: None,
             tuning: Tuning::default(),
         });
         nodes.push(node.await?);

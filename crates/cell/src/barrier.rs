@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::cell::CellRaft;
 use crate::error::ProposeError;
 use crate::leadership::Leadership;
-use crate::leases::Leases;
+use crate::leases::{Extended, Leases};
 use crate::machine_store::Machine;
 use crate::peers::Forwarders;
 use crate::roster::Roster;
@@ -35,6 +35,10 @@ pub struct Barrier {
     pub index: u64,
     /// Of the sessions asked about: those that are over.
     pub lapsed: Vec<SessionId>,
+    /// Each of the others has a lease now that lasts at least this long, in milliseconds counted from when the barrier
+    /// was asked for, and at least as long as the session's own `lease_ms`: tell the greater (spec S-2). 0 if there are
+    /// no others.
+    pub granted_ms: u32,
 }
 
 /// Asks for a barrier.
@@ -131,11 +135,11 @@ impl Barriers {
             false => self.read_index().await?,
         };
         self.wait_applied(index).await;
-        let lapsed = match sessions.is_empty() {
-            true => Vec::new(),
+        let extended = match sessions.is_empty() {
+            true => Extended::default(),
             false => self.machine.read(|state| self.leases.extend(term, &sessions, state)),
         };
-        Ok(Barrier { index, lapsed })
+        Ok(Barrier { index, lapsed: extended.lapsed, granted_ms: extended.granted_ms })
     }
 
     async fn read_index(&self) -> Result<u64, ProposeError> {
@@ -179,6 +183,6 @@ fn answer(requests: Vec<BarrierRequest>, barrier: &Barrier) {
                 request.sessions_alive.iter().filter(|id| barrier.lapsed.contains(id)).copied().collect()
             }
         };
-        let _ = request.done.send(Ok(Barrier { index: barrier.index, lapsed }));
+        let _ = request.done.send(Ok(Barrier { lapsed, ..*barrier }));
     }
 }

@@ -8,11 +8,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bramah_machine::planted::{self, Bug};
-use bramah_machine::{BatchError, Event, Outcome, Request, SessionId, State};
+use bramah_machine::{BatchError, Outcome, Request, SessionId, State};
 use bramah_wire::transport::{Listener, Transport};
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Config, Raft, SnapshotPolicy};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::admission::{self, Admission};
@@ -27,6 +27,7 @@ use crate::data_folder::{DataFolder, Entrance, Owner};
 use crate::disk::{self, Disk};
 use crate::error::{ProposeError, StartError};
 use crate::health::{self, Health};
+use crate::hub::{Bounds, EventStream, Follower};
 use crate::identity;
 use crate::keeper;
 use crate::leadership::{self, LastHeard, Leadership};
@@ -203,8 +204,21 @@ impl Cell {
     }
 
     /// The events of each entry applied from now on, at this replica.
-    pub fn events(&self) -> broadcast::Receiver<Arc<[Event]>> {
-        self.inner.machine.events()
+    pub fn events(&self) -> EventStream {
+        self.inner.machine.hub().stream(self.inner.machine.applied_index())
+    }
+
+    /// Follows the events for one session's stream: those that its watches want, and those that speak of its handles.
+    /// Nothing comes unless [`Cell::dispatch_events`] runs.
+    pub fn follow(&self, session: SessionId) -> Follower {
+        self.inner.machine.hub().follow(session)
+    }
+
+    /// The task that hands events to followers, until the replica stops: spawn it once, on the fronts' runtime.
+    pub fn dispatch_events(&self) -> impl Future<Output = ()> + Send + 'static {
+        let machine = &self.inner.machine;
+        let dispatch = Arc::clone(machine.hub()).dispatch(machine.applied_index());
+        until_stop(self.inner.stop.subscribe(), dispatch)
     }
 
     /// Follows who leads.
@@ -387,7 +401,9 @@ async fn open(
         let mut folder = DataFolder::open_by(Arc::clone(&disk), &config.data, owner, entrance)?;
         let log = folder.open_log(config.tuning.log.clone())?;
         let snapshots = folder.open_snapshots().map_err(StartError::Snapshot)?;
-        let store = MachineStore::open(disk, snapshots.clone()).map_err(StartError::Snapshot)?;
+        let (events, bytes) = (config.tuning.events_kept, config.tuning.events_kept_bytes);
+        let bounds = Bounds { events, bytes, ..Bounds::default() };
+        let store = MachineStore::open(disk, snapshots.clone(), bounds).map_err(StartError::Snapshot)?;
         Ok(Opened { folder, log, snapshots, store })
     };
     let opened = disk::run(&world.disk, move || Ok(open_all())).await;

@@ -61,6 +61,10 @@ pub struct Tuning {
     pub digest_interval: Duration,
     /// A leader whose log has waited so long for its disk hands over; zero for never.
     pub slow_disk: Duration,
+    /// Recent events that this replica keeps in memory, for watches that begin in the past (spec E-3).
+    pub events_kept: usize,
+    /// Bytes that those may take, as estimated.
+    pub events_kept_bytes: usize,
     /// The log's segments and caches.
     pub log: LogOptions,
 }
@@ -80,6 +84,8 @@ impl Default for Tuning {
             founding_wait: Duration::from_secs(5),
             digest_interval: Duration::from_secs(60),
             slow_disk: Duration::from_secs(1),
+            events_kept: 65_536,
+            events_kept_bytes: 32 << 20,
             log: LogOptions::default(),
         }
     }

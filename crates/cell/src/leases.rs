@@ -56,26 +56,38 @@ impl Lease {
     }
 }
 
+/// What became of leases that were to be extended.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extended {
+    /// Those that are over.
+    pub(crate) lapsed: Vec<SessionId>,
+    /// The shortest of the others, in milliseconds; 0 if there are none.
+    pub(crate) granted_ms: u32,
+}
+
 impl Leases {
     /// Extends the leases of sessions whose clients were heard, at a leader that has just proved that it
-    /// leads in `term`. Gives back those that are over.
-    pub(crate) fn extend(&self, term: u64, sessions: &[SessionId], state: &State) -> Vec<SessionId> {
+    /// leads in `term`.
+    pub(crate) fn extend(&self, term: u64, sessions: &[SessionId], state: &State) -> Extended {
         let mut table = self.table.lock();
         if table.term != term {
             *table = Table { term, ends: HashMap::new() };
         }
         let now = Instant::now();
         let mut lapsed = Vec::new();
+        let mut shortest = None;
         for &id in sessions {
-            let length = state.session(id).map(|session| Duration::from_millis(session.lease_ms.into()));
+            let length = state.session(id).map(|session| session.lease_ms);
             match (length, table.ends.get(&id)) {
                 (None, _) | (_, Some(Lease::Ending { .. })) => lapsed.push(id),
                 (Some(length), _) => {
-                    table.ends.insert(id, Lease::Until(now + length));
+                    let end = now + Duration::from_millis(length.into());
+                    table.ends.insert(id, Lease::Until(end));
+                    shortest = Some(shortest.map_or(length, |shortest: u32| shortest.min(length)));
                 }
             }
         }
-        lapsed
+        Extended { lapsed, granted_ms: shortest.unwrap_or(0) }
     }
 
     /// The sessions whose lease is over; sessions that have none yet get one in full.

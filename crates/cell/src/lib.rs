@@ -19,6 +19,7 @@ pub mod data_folder;
 pub mod disk;
 mod error;
 mod health;
+mod hub;
 mod identity;
 mod keeper;
 mod leadership;
@@ -41,6 +42,10 @@ pub use config::{CellConfig, Tuning};
 pub use consensus::{Member, ReplicaId};
 pub use data_folder::FolderError;
 pub use error::{ProposeError, StartError};
+pub use hub::{
+    Begun, Delivery, EventStream, Follower, Interest, Kinds, MAX_WATCHES, MAX_WATCHES_OF_ONE, Told,
+    TooManyWatches,
+};
 pub use leadership::Leadership;
 pub use log::LogOptions;
 pub use membership::{Change, ChangeError, MAX_MEMBERS, MAX_VOTERS};

@@ -7,24 +7,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bramah_machine::planted::{self, Bug};
-use bramah_machine::{Batch, Event, State};
+use bramah_machine::{Batch, State};
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::type_config::alias::{EntryOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::RwLock;
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::comparison::Freezer;
 use crate::consensus::{Member, ReplicaId, TypeConfig};
 use crate::disk::{self, Disk};
+use crate::hub::{Bounds, Hub};
 use crate::snapshot_store::{SnapshotFile, SnapshotStore};
 
 /// How long a snapshot that found no space waits before it is tried again.
 const NO_SPACE_PAUSE: Duration = Duration::from_secs(5);
-
-/// How many entries' events a slow reader may fall behind before it is told that it lagged.
-const EVENTS_KEPT: usize = 4_096;
 
 /// The state with the point of the log that it is the state of.
 #[derive(Clone)]
@@ -130,18 +128,19 @@ fn unreadable() -> io::Error {
 pub(crate) struct Machine {
     applied: RwLock<AppliedState>,
     index: watch::Sender<u64>,
-    events: broadcast::Sender<Arc<[Event]>>,
+    hub: Arc<Hub>,
     snapshot_bytes: AtomicU64,
     freezer: Freezer,
 }
 
 impl Machine {
-    fn new(applied: AppliedState) -> Self {
+    fn new(applied: AppliedState, events: Bounds) -> Self {
+        let hub = Hub::new(events, applied.state.revision());
         let index = applied.last.as_ref().map_or(0, |log_id| log_id.index);
         Self {
             applied: RwLock::new(applied),
             index: watch::Sender::new(index),
-            events: broadcast::Sender::new(EVENTS_KEPT),
+            hub,
             snapshot_bytes: AtomicU64::new(0),
             freezer: Freezer::default(),
         }
@@ -175,9 +174,9 @@ impl Machine {
         self.index.subscribe()
     }
 
-    /// The events of every entry that is applied from now on.
-    pub(crate) fn events(&self) -> broadcast::Receiver<Arc<[Event]>> {
-        self.events.subscribe()
+    /// What was applied last, and who follows it.
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
     }
 
     /// Length of the newest snapshot.
@@ -199,6 +198,7 @@ impl Machine {
             let mut installed = self.applied.write();
             *installed = applied;
             self.freezer.applied(index, &installed.state);
+            self.hub.begin_anew(installed.state.revision());
         }
         self.index.send_replace(index);
     }
@@ -213,7 +213,11 @@ pub(crate) struct MachineStore {
 
 impl MachineStore {
     /// Begins with the newest snapshot on disk, or with an empty state.
-    pub(crate) fn open(disk: Arc<dyn Disk>, snapshots: SnapshotStore) -> Result<Self, io::Error> {
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        snapshots: SnapshotStore,
+        events: Bounds,
+    ) -> Result<Self, io::Error> {
         let applied = match snapshots.newest() {
             Some(file) => load(&file)?,
             None => AppliedState {
@@ -224,7 +228,7 @@ impl MachineStore {
                 away: Arc::default(),
             },
         };
-        let machine = Machine::new(applied);
+        let machine = Machine::new(applied, events);
         machine.snapshot_bytes.store(snapshots.newest().map_or(0, |file| file.length()), Ordering::Relaxed);
         Ok(Self { machine: Arc::new(machine), disk, snapshots })
     }
@@ -236,7 +240,8 @@ impl MachineStore {
         {
             let mut events = Vec::new();
             self.machine.view().state.apply_decoded(batch, entry.log_id.leader_id.term, &mut events);
-            let _ = self.machine.events.send(events.into());
+            self.machine.hub.push(events);
+            self.machine.index.send_modify(|_| ());
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -273,8 +278,8 @@ impl MachineStore {
         };
         // After the state shows the change (spec E-2).
         let dropped = planted::is(Bug::EventDropped) && log_id.index.is_multiple_of(61);
-        if !events.is_empty() && !dropped && self.machine.events.receiver_count() > 0 {
-            let _ = self.machine.events.send(events.into());
+        if !dropped {
+            self.machine.hub.push(events);
         }
         if let Some(responder) = responder {
             responder.send(outcomes);

@@ -96,6 +96,13 @@ pub struct Session {
     pub(crate) highest: u64,
 }
 
+impl Session {
+    /// The highest number among its commands that are known to have been done, or refused.
+    pub fn highest(&self) -> u64 {
+        self.highest.max(self.confirmed)
+    }
+}
+
 /// All sessions, and the answers kept for them.
 ///
 /// The answers of all sessions stand in one map: a map of its own for each of 100,000 sessions would spend

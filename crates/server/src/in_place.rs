@@ -8,13 +8,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::front;
-use crate::server::{FRONT_STOP_LIMIT, ServerConfig, cell_config, listen};
+use crate::server::{FRONT_STOP_LIMIT, ServerConfig, cell_config, listen, manner};
 
 /// A replica that shares the runtime of whoever started it. It ends with that runtime, or by [`InPlace::stop`].
 pub struct InPlace {
     cell: Cell,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
+    telling: JoinHandle<()>,
 }
 
 impl std::fmt::Debug for InPlace {
@@ -29,7 +30,7 @@ impl InPlace {
     /// # Errors
     /// As [`crate::Server::start`].
     pub async fn start(config: ServerConfig, world: World) -> Result<InPlace, StartError> {
-        let transport = Arc::clone(&world.transport);
+        let (transport, manner) = (Arc::clone(&world.transport), manner(&config, world.clock.clone())?);
         let cell = Cell::start(cell_config(&config), world).await?;
         let listener = listen(transport.as_ref(), &config.clients_listen).await?;
         let (stop, mut stopped) = watch::channel(false);
@@ -37,8 +38,9 @@ impl InPlace {
             let _ = stopped.wait_for(|stop| *stop).await;
         };
         let serving =
-            tokio::spawn(front::grpc::serve(cell.clone(), listener, config.max_connections, stopping));
-        Ok(InPlace { cell, stop, serving })
+            tokio::spawn(front::grpc::serve(cell.clone(), listener, manner, stopping));
+        let telling = tokio::spawn(cell.dispatch_events());
+        Ok(InPlace { cell, stop, serving, telling })
     }
 
     /// The cell's face.
@@ -51,6 +53,7 @@ impl InPlace {
         self.cell.hand_over().await;
         self.stop.send_replace(true);
         let _ = tokio::time::timeout(FRONT_STOP_LIMIT, self.serving).await;
+        self.telling.abort();
         self.cell.stop().await;
     }
 }

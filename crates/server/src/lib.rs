@@ -5,10 +5,13 @@
 
 mod front;
 mod in_place;
+mod principals;
 mod process;
 mod server;
 
 pub use in_place::InPlace;
+
+pub use principals::{KeyFileError, MIN_TOKEN_KEY_BYTES, TokenError, TokenKey};
 
 pub use bramah_cell::{LogOptions, Member, ReplicaId, StartError, Tuning};
 pub use server::{Server, ServerConfig};

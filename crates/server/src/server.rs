@@ -13,6 +13,8 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{oneshot, watch};
 
 use crate::front;
+use crate::front::grpc::Manner;
+use crate::principals::TokenKey;
 
 /// How long clients' streams may take to end at a stop.
 pub(crate) const FRONT_STOP_LIMIT: Duration = Duration::from_secs(2);
@@ -40,6 +42,8 @@ pub struct ServerConfig {
     pub join: Vec<String>,
     /// The most connections of clients at once; one more is closed at once.
     pub max_connections: usize,
+    /// The file with the key that tokens of principals are signed with; without it everybody is anonymous.
+    pub token_key_file: Option<PathBuf>,
     /// Times and sizes.
     pub tuning: Tuning,
 }
@@ -68,8 +72,9 @@ impl Server {
     /// Starts a replica and returns once its ports are open. It finds its peers, and a leader, by itself.
     ///
     /// # Errors
-    /// When a port, the data folder or a setting can't be used; each error says what to do.
+    /// When a port, the data folder, the key of tokens or a setting can't be used; each error says what to do.
     pub async fn start(config: ServerConfig) -> Result<Server, StartError> {
+        let manner = manner(&config, WallClock::system())?;
         let (orders, ordered) = watch::channel(Order::Run);
         let (ending, ended) = watch::channel(false);
         let (started, starting) = oneshot::channel();
@@ -81,7 +86,9 @@ impl Server {
         let (started, starting) = oneshot::channel();
         let (front_orders, ordered) = watch::channel(Order::Run);
         let front_cell = cell.clone();
-        let front = spawn("front", move |runtime| front(runtime, config, front_cell, ordered, started))?;
+        let front = spawn("front", move |runtime| {
+            front(runtime, &config.clients_listen, manner, front_cell, ordered, started);
+        })?;
         let mut server = Server {
             client_address: cell.peer_address(),
             peer_address: cell.peer_address(),
@@ -167,6 +174,13 @@ pub(crate) fn cell_config(config: &ServerConfig) -> CellConfig {
     }
 }
 
+/// How a front is to serve clients.
+pub(crate) fn manner(config: &ServerConfig, clock: WallClock) -> Result<Manner, StartError> {
+    let token_key = config.token_key_file.as_deref().map(TokenKey::read).transpose();
+    let token_key = token_key.map_err(|error| StartError::Config(error.to_string()))?;
+    Ok(Manner { max_connections: config.max_connections, token_key, clock })
+}
+
 fn engine(why: &str) -> StartError {
     StartError::Engine(why.to_owned())
 }
@@ -222,23 +236,26 @@ fn consensus(
 
 fn front(
     runtime: &Runtime,
-    config: ServerConfig,
+    listens: &str,
+    manner: Manner,
     cell: Cell,
     mut orders: watch::Receiver<Order>,
     started: oneshot::Sender<Result<SocketAddr, StartError>>,
 ) {
     runtime.block_on(async move {
-        let listener = match listen(&Tcp, &config.clients_listen).await {
+        let listener = match listen(&Tcp, listens).await {
             Ok(listener) => listener,
             Err(error) => return drop(started.send(Err(error))),
         };
-        let address = listener.local_address().map_err(|error| listen_error(&config.clients_listen, error));
+        let address = listener.local_address().map_err(|error| listen_error(listens, error));
         let _ = started.send(address);
         let mut stop = orders.clone();
         let stopping = async move {
             ordered(&mut stop).await;
         };
-        let serving = front::grpc::serve(cell, listener, config.max_connections, stopping);
+        // It ends with this runtime.
+        tokio::spawn(cell.dispatch_events());
+        let serving = front::grpc::serve(cell, listener, manner, stopping);
         tokio::pin!(serving);
         tokio::select! {
             () = &mut serving => return,

@@ -84,6 +84,7 @@ fn config(data: &Path, shape: &Shape, replica: u64) -> ServerConfig {
         replace: false,
         join: Vec::new(),
         max_connections: 4_096,
+        token_key_file: None,
         tuning: Tuning::default(),
     }
 }

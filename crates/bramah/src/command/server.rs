@@ -110,6 +110,7 @@ fn server_config(settings: Settings) -> ServerConfig {
         replace: settings.replace,
         join: settings.join,
         max_connections: settings.max_connections as usize,
+        token_key_file: settings.token_key_file,
         tuning: Tuning {
             heartbeat: settings.heartbeat,
             election_min: settings.election_min,

@@ -50,6 +50,8 @@ pub struct Settings {
     pub snapshot_log_bytes: u64,
     /// Client connections at once.
     pub max_connections: u64,
+    /// The file with the key that clients' tokens are signed with.
+    pub token_key_file: Option<PathBuf>,
     /// Time for a graceful stop.
     pub stop_timeout: Duration,
     /// Filter of the process's own log.
@@ -99,6 +101,7 @@ impl Settings {
             log_segment_bytes: values.parse("log.segment_bytes", value::bytes)?,
             snapshot_log_bytes: values.parse("snapshot.log_bytes", value::bytes)?,
             max_connections: values.parse("max_connections", value::number)?,
+            token_key_file: values.get("token_key_file").map(|given| PathBuf::from(given.value)),
             stop_timeout: values.parse("stop_timeout", value::duration)?,
             log_level: text("log_level")?,
             log_json: text("log_format")? == "json",

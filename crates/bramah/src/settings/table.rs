@@ -202,6 +202,12 @@ pub const SETTINGS: &[Setting] = &[
         help: "Client connections at once; one more is closed at once",
     },
     Setting {
+        key: "token_key_file",
+        kind: Kind::Path,
+        default: Default::Derived("everybody is anonymous"),
+        help: "Key that clients' tokens are signed with: at least 32 random bytes, the same at each replica, in a file that nobody but its owner may read (chmod 600). Without it a token is refused",
+    },
+    Setting {
         key: "stop_timeout",
         kind: Kind::Duration,
         default: Default::Value("10s"),

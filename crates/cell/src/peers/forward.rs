@@ -239,7 +239,7 @@ impl InFlight {
         let Some(done) = self.barriers.remove(&answer.id) else { return Ok(()) };
         let passed = if answer.failure.is_empty() {
             let lapsed = answer.lapsed.into_iter().map(SessionId).collect();
-            Ok(Barrier { index: answer.index, lapsed })
+            Ok(Barrier { index: answer.index, lapsed, granted_ms: answer.granted_ms })
         } else {
             Err(super::decode(&answer.failure)?)
         };
@@ -412,7 +412,7 @@ async fn pass_forwarded(router: Router, barrier: v1::Barrier, answers: mpsc::Unb
     let mut answer = v1::BarrierAnswer { id: barrier.id, ..v1::BarrierAnswer::default() };
     match passed.await.unwrap_or(Err(ProposeError::NotLeader)) {
         Ok(passed) => {
-            answer.index = passed.index;
+            (answer.index, answer.granted_ms) = (passed.index, passed.granted_ms);
             answer.lapsed = passed.lapsed.into_iter().map(|id| id.0).collect();
         }
         Err(error) => answer.failure = encode(&error).unwrap_or_default(),

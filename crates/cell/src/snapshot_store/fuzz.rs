@@ -10,6 +10,7 @@ use super::format::{CHUNK_HEAD_BYTES, END_BYTES, HEAD_BYTES, encode_chunk_head, 
 use super::{Meta, SnapshotFile, SnapshotStore};
 use crate::disk::imagined::{ImaginedDisk, Inline, NoFaults};
 use crate::disk::{Access, Disk};
+use crate::hub::Bounds;
 use crate::log::Identity;
 use crate::machine_store::MachineStore;
 
@@ -76,7 +77,7 @@ fn open(bytes: &[u8]) {
     let Ok(snapshots) = store(&disk) else { return };
     let file = snapshots.newest().expect("it was opened");
     check_body(&file);
-    if let Ok(machine) = MachineStore::open(disk.shared(), snapshots) {
+    if let Ok(machine) = MachineStore::open(disk.shared(), snapshots, Bounds::default()) {
         assert!(file.verify().is_ok(), "a state was read from a damaged file");
         machine.machine().read(|state| assert_eq!(state.check_invariants(), Ok(())));
     }
@@ -128,7 +129,9 @@ fn the_corpus_has_snapshots_that_are_whole() {
         let disk = disk();
         let file = disk.open(&Path::new(FOLDER).join("snapshot-5-2"), Access::Create).expect("a file");
         file.write_all_at(bytes, 0).expect("a write");
-        let machine = MachineStore::open(disk.shared(), store(&disk).expect("it is whole")).expect("a state");
+        let machine =
+            MachineStore::open(disk.shared(), store(&disk).expect("it is whole"), Bounds::default())
+                .expect("a state");
         machine.machine().read(|state| assert!(state.node_count() > 2));
     }
 }

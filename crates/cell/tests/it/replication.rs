@@ -242,7 +242,8 @@ async fn sessions_end_with_their_leases() {
     let opened = Instant::now();
     let mut sessions = Vec::new();
     for name in ["heard", "silent"] {
-        let command = Command::OpenSession(OpenSession { lease_ms: 2_000, client: name.to_owned() });
+        let command =
+            Command::OpenSession(OpenSession { lease_ms: 2_000, client: name.to_owned(), secret: [7; 16] });
         let request = Request { identity: Identity::Key(name.into()), command };
         let answer = trio.cell(1).propose(&request, Instant::now() + LIMIT).await.expect("a majority runs");
         let Ok(Answer::SessionOpened { session, .. }) = answer else { panic!("{answer:?}") };

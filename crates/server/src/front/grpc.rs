@@ -3,8 +3,8 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use bramah_cell::Cell;
-use bramah_machine::{Identity, Request};
+use bramah_cell::{Cell, WallClock};
+use bramah_machine::{Principal, Request};
 use bramah_wire::limits::{MAX_MESSAGE_BYTES, MAX_REPLY_BYTES};
 use bramah_wire::transport::{self, Listener};
 use bramah_wire::v1;
@@ -13,9 +13,12 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
 use tonic::{Response, Status, Streaming};
 
+use super::caller::Door;
 use super::members;
+use super::pinned::Pinned;
 use super::session;
-use super::translate::{self, Work};
+use super::translate::{self, Caller, Work};
+use crate::principals::TokenKey;
 use crate::process;
 
 /// How often a silent connection is asked whether it lives, and how long it may take to say so.
@@ -24,19 +27,30 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// The longest idempotency key of a caller's; the machine's own limit, less the prefix.
 const MAX_KEY_BYTES: usize = 120;
 
+/// How clients are served.
+pub(crate) struct Manner {
+    /// The most connections at once.
+    pub(crate) max_connections: usize,
+    /// What tokens are signed with; without it everybody is anonymous.
+    pub(crate) token_key: Option<TokenKey>,
+    /// By which tokens end.
+    pub(crate) clock: WallClock,
+}
+
 /// Serves clients until `stopping` is done, then until the calls under way are answered.
 pub(crate) async fn serve(
     cell: Cell,
     listener: Box<dyn Listener>,
-    max_connections: usize,
+    manner: Manner,
     stopping: impl Future<Output = ()> + Send + 'static,
 ) {
     let stop = watch::Sender::new(false);
-    let front = Front { cell, stop: stop.subscribe() };
+    let door = Door::new(manner.token_key, manner.clock);
+    let front = Front { cell, door, pinned: Pinned::default(), stop: stop.subscribe() };
     let service = BramahServer::new(front)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_REPLY_BYTES);
-    let incoming = transport::incoming(listener, max_connections);
+    let incoming = transport::incoming(listener, manner.max_connections);
     let stopping = async move {
         stopping.await;
         // Streams would otherwise hold the server open for ever.
@@ -54,6 +68,8 @@ pub(crate) async fn serve(
 
 struct Front {
     cell: Cell,
+    door: Door,
+    pinned: Pinned,
     stop: watch::Receiver<bool>,
 }
 
@@ -65,7 +81,10 @@ impl Bramah for Front {
         &self,
         request: tonic::Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let stream = session::serve(self.cell.clone(), request.into_inner(), self.stop.clone()).await?;
+        let principal = self.door.principal(request.metadata());
+        let host =
+            session::Host { cell: self.cell.clone(), pinned: self.pinned.clone(), stop: self.stop.clone() };
+        let stream = session::serve(host, principal, request.into_inner()).await?;
         Ok(Response::new(stream.boxed()))
     }
 
@@ -73,7 +92,11 @@ impl Bramah for Front {
         &self,
         request: tonic::Request<v1::CallRequest>,
     ) -> Result<Response<v1::CallReply>, Status> {
-        let outcome = self.answer(request.into_inner()).await.unwrap_or_else(translate::failed);
+        let outcome = match self.door.principal(request.metadata()) {
+            Ok(principal) => self.answer(principal, request.into_inner()).await,
+            Err(failure) => Err(failure),
+        };
+        let outcome = outcome.unwrap_or_else(translate::failed);
         Ok(Response::new(v1::CallReply { outcome: Some(outcome) }))
     }
 
@@ -94,13 +117,17 @@ impl Bramah for Front {
         &self,
         request: tonic::Request<v1::ChangeMembersRequest>,
     ) -> Result<Response<v1::ChangeMembersReply>, Status> {
-        let failure = members::change(&self.cell, request.into_inner()).await.err();
+        // Whoever shows no token, or a good one, may.
+        let failure = match self.door.principal(request.metadata()) {
+            Ok(_) => members::change(&self.cell, request.into_inner()).await.err(),
+            Err(failure) => Some(failure),
+        };
         Ok(Response::new(v1::ChangeMembersReply { failure, members: session::members(&self.cell) }))
     }
 }
 
 impl Front {
-    async fn answer(&self, call: v1::CallRequest) -> Result<v1::Outcome, v1::Failure> {
+    async fn answer(&self, principal: Principal, call: v1::CallRequest) -> Result<v1::Outcome, v1::Failure> {
         if call.idempotency_key.len() > MAX_KEY_BYTES {
             return Err(translate::invalid("an idempotency key has at most 120 bytes"));
         }
@@ -108,13 +135,11 @@ impl Front {
         match translate::work(call.operation, self.cell.name())? {
             Work::Read(read) => {
                 self.cell.barrier(Vec::new(), deadline).await.map_err(|error| translate::undone(&error))?;
-                Ok(translate::read(&self.cell.view(), &read))
+                let caller = Caller { principal, session: None };
+                Ok(translate::read(&self.cell.view(), &self.pinned, &caller, &read))
             }
             Work::Write(command) => {
-                let identity = match call.idempotency_key.is_empty() {
-                    true => Identity::Anonymous,
-                    false => translate::caller_key(&call.idempotency_key),
-                };
+                let identity = translate::caller_identity(principal, &call.idempotency_key);
                 let outcome = self.cell.propose(&Request { identity, command }, deadline).await;
                 outcome
                     .map(|outcome| translate::outcome(outcome, false))

@@ -1,8 +1,10 @@
 //! The fronts: each speaks one protocol and sees only the cell's face.
 
+mod caller;
 #[cfg(test)]
 mod fuzz;
 pub(crate) mod grpc;
 mod members;
+mod pinned;
 mod session;
 mod translate;

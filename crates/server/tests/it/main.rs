@@ -1,5 +1,9 @@
 //! The front of a running replica, spoken to in its own protocol.
 
+mod handles;
+mod listings;
+mod principals;
 mod raw;
 mod session;
 mod single_calls;
+mod watches;

@@ -35,7 +35,7 @@ async fn a_retry_on_another_stream_counts_once() {
     let (_, head) = alone.stream(open).await;
     assert_eq!(head.opened.expect("it opens").session, session, "one nonce, one session");
 
-    let resume = v1::OpenSession { session, ..v1::OpenSession::default() };
+    let resume = v1::OpenSession { session, nonce: vec![3; 16].into(), ..v1::OpenSession::default() };
     let (mut stream, _) = alone.stream(resume).await;
     stream.send(vec![call(1, increment("/hits", 5)), call(2, increment("/hits", 1))], 0);
     let answers = stream.answers(2).await;
@@ -53,13 +53,13 @@ async fn a_retry_on_another_stream_counts_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_ends_as_asked() {
     let alone = alone().await;
-    let (mut stream, session) = alone.new_session().await;
+    let (mut stream, _) = alone.new_session().await;
     stream
         .requests
         .send(v1::SessionRequest { end: true, ..v1::SessionRequest::default() })
         .expect("it goes on");
     while stream.reply().await.ended.is_none() {}
-    let (_, head) = alone.stream(v1::OpenSession { session, ..v1::OpenSession::default() }).await;
+    let (_, head) = alone.stream(stream.open.clone()).await;
     let ended = head.ended.expect("there is no such session any more");
     assert_eq!(ended.code(), Code::SessionExpired);
     assert!(!ended.may_have_been_done);

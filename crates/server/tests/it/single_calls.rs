@@ -60,7 +60,12 @@ async fn directories_are_listed_in_pages() {
     let mut names = Vec::new();
     let mut after = String::new();
     loop {
-        let page = Operation::ReadDirectory(v1::ReadDirectory { path: "/".to_owned(), after, limit: 10 });
+        let page = Operation::ReadDirectory(v1::ReadDirectory {
+            path: "/".to_owned(),
+            after,
+            limit: 10,
+            at_revision: 0,
+        });
         let Outcome::Directory(page) = call(&alone, b"", page).await else { panic!("a page") };
         names.extend(page.entries.into_iter().map(|entry| entry.name));
         after = names.last().cloned().expect("a page has entries");

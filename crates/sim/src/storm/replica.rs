@@ -150,6 +150,7 @@ impl Replica {
             replace: manner == Manner::Replace,
             join: if self.joins { known.peers } else { Vec::new() },
             max_connections: 256,
+            token_key_file: None,
             tuning: tuning(self.far_apart),
         }
     }
