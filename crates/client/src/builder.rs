@@ -1,5 +1,6 @@
 //! How a client is made.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,13 @@ use bramah_wire::transport::{Tcp, Transport};
 use crate::client::Client;
 use crate::error::Error;
 use crate::session::Settings;
+use crate::token::Token;
 
 /// Longest lease that may be asked for.
 const MAX_LEASE: Duration = Duration::from_secs(600);
+
+/// Chubby's grace period, §2.8.
+const GRACE: Duration = Duration::from_secs(45);
 
 /// Which replica a client's session is at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,9 +85,11 @@ pub struct ClientBuilder {
     addresses: Vec<String>,
     name: String,
     lease: Duration,
-    deadline: Duration,
+    grace: Duration,
+    pub(crate) deadline: Duration,
     route: Route,
-    transport: Arc<dyn Transport>,
+    pub(crate) token: Token,
+    pub(crate) transport: Arc<dyn Transport>,
     seed: Option<u64>,
 }
 
@@ -92,8 +99,10 @@ impl Default for ClientBuilder {
             addresses: Vec::new(),
             name: String::new(),
             lease: Duration::ZERO,
+            grace: GRACE,
             deadline: DEFAULT_DEADLINE,
             route: Route::default(),
+            token: Token::default(),
             transport: Arc::new(Tcp),
             seed: None,
         }
@@ -116,6 +125,25 @@ impl ClientBuilder {
     /// How long the session outlives its last sign of life. Default: what the cell gives, 12 s.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
+        self
+    }
+
+    /// How long the client holds on to a session whose lease ran out, in the hope that the cell still knows it: so it
+    /// outlives a change of the leader (spec S-4; Chubby §2.8). Default: 45 s; at most 10 min.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// The signed token that says who this client is; at most 1,024 bytes. Default: nobody in particular.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Token::Given(token.into().into());
+        self
+    }
+
+    /// As [`ClientBuilder::token`], from a file that is read for each connection, so that it can be renewed.
+    pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.token = Token::File(Arc::new(path.into()));
         self
     }
 
@@ -151,11 +179,14 @@ impl ClientBuilder {
     /// within the deadline, with what came of each address.
     pub async fn connect(self) -> Result<Client, Error> {
         self.check()?;
+        self.token.sign(()).await.map_err(|message| Error::InvalidArgument { message })?;
         let settings = Settings {
             addresses: self.addresses,
             route: self.route,
             name: self.name,
             lease_ms: u32::try_from(self.lease.as_millis()).unwrap_or(u32::MAX),
+            grace: self.grace,
+            token: self.token,
             transport: self.transport,
             seed: self.seed,
         };
@@ -177,6 +208,12 @@ impl ClientBuilder {
         }
         if self.lease > MAX_LEASE {
             return invalid(format!("a lease of {:?} is too long: at most {MAX_LEASE:?} go", self.lease));
+        }
+        if self.grace > MAX_LEASE {
+            return invalid(format!(
+                "a grace period of {:?} is too long: at most {MAX_LEASE:?} go",
+                self.grace
+            ));
         }
         check_deadline(self.deadline)
     }

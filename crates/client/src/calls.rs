@@ -6,8 +6,10 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
+use bramah_wire::limits::DEFAULT_DEADLINE;
 use bramah_wire::v1;
 use bramah_wire::v1::failure::Code;
 use rand::RngExt;
@@ -17,14 +19,30 @@ use tokio::time::Instant;
 
 use crate::budget::RetryBudget;
 use crate::error::Error;
+use crate::grip::{FollowUp, Grip};
+
+mod describe;
+
+pub(crate) use describe::{Lasting, describe, has_effect};
 
 /// What a call gives its caller.
-pub(crate) type Answer = Result<v1::outcome::Outcome, Error>;
+pub(crate) type Answer = Result<Answered, Error>;
+
+/// The cell's answer, and in which session it was given.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) outcome: v1::outcome::Outcome,
+    pub(crate) session: u64,
+}
 
 /// Rests before a refused call is sent again: doubled each time, and half of it random.
 const RETRY_REST: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 /// The most of a call's time that is kept back from the cell, so that its own word on the failure still arrives.
 const KEPT_BACK: Duration = Duration::from_millis(250);
+/// Between two tries of a call that nobody waits for any more.
+const LASTING_REST: Duration = Duration::from_secs(1);
+/// When a call ends that goes on until it is answered.
+pub(crate) const FAR: Duration = Duration::from_secs(86_400 * 365);
 
 /// A call as its caller made it.
 pub(crate) struct Call {
@@ -36,7 +54,38 @@ pub(crate) struct Call {
     pub(crate) deadline: Instant,
     /// From the caller's start to the deadline, for the error text.
     pub(crate) allowed: Duration,
-    pub(crate) reply: oneshot::Sender<Answer>,
+    /// The handle that it is made through: the call is of no other session than the handle's (spec H-6), and what
+    /// comes of it is told to the handle first.
+    pub(crate) grip: Option<Arc<Grip>>,
+    /// The session it is of; none: any.
+    pub(crate) session: Option<u64>,
+    /// Whether it goes on after its caller gave up.
+    pub(crate) lasting: Lasting,
+    pub(crate) reply: Reply,
+}
+
+/// Who waits for a call.
+pub(crate) enum Reply {
+    Caller(oneshot::Sender<Answer>),
+    /// They only want to know when it is over: then these are dropped.
+    Waiters(#[expect(dead_code, reason = "to be dropped is all they are for")] Vec<oneshot::Sender<()>>),
+    Nobody,
+}
+
+impl Reply {
+    /// Whether nobody wants to know what comes of it. They that wait for no answer want it done.
+    fn is_closed(&self) -> bool {
+        matches!(self, Self::Caller(caller) if caller.is_closed())
+    }
+
+    /// The answer that nobody took, if it is one.
+    fn tell(&mut self, answer: Answer) -> Option<Answered> {
+        match std::mem::replace(self, Self::Nobody) {
+            Self::Caller(caller) => caller.send(answer).err()?.ok(),
+            Self::Waiters(_) => None,
+            Self::Nobody => answer.ok(),
+        }
+    }
 }
 
 /// Where a call stands.
@@ -70,12 +119,17 @@ impl Pending {
         self.call.has_effect && self.unknown > 0
     }
 
-    fn finish(self, answer: Answer) {
-        // A caller that stopped waiting doesn't want to know.
-        let _ = self.call.reply.send(answer);
+    /// Whether it goes on, though its caller is told of a failure.
+    fn goes_on(&self) -> bool {
+        match self.call.lasting {
+            Lasting::No => false,
+            Lasting::OnceSent => self.unknown > 0,
+            Lasting::Always => true,
+        }
     }
 
-    fn time_out(self, why: &str) {
+    /// Tells the caller that its time is over.
+    fn time_out(&mut self, why: &str) -> Error {
         let asked = describe(&self.call.operation);
         let seconds = self.call.allowed.as_secs_f64();
         let mut message = match self.sent {
@@ -88,14 +142,15 @@ impl Pending {
                 message = format!("{message}; {more}");
             }
         }
-        let may_have_been_done = self.uncertain();
-        self.finish(Err(Error::DeadlineExceeded { message, may_have_been_done }));
+        Error::DeadlineExceeded { message, may_have_been_done: self.uncertain() }
     }
 }
 
 /// All calls of a client that are not finished.
 #[derive(Default)]
 pub(crate) struct Calls {
+    /// The session that the numbers are of; 0: none.
+    session: u64,
     /// All calls numbered up to this are finished.
     confirmed: u64,
     /// The calls from `confirmed + 1` on; `None`: finished.
@@ -112,13 +167,51 @@ pub(crate) struct Calls {
     /// Places in the [queue](crate::queue::Queue) that finished calls no longer need and nobody has taken back.
     released: usize,
     refused: bool,
+    /// Handles that were opened for somebody who is gone.
+    orphans: Vec<u64>,
+    /// What handles want done because of what came.
+    follow_ups: Vec<FollowUp>,
 }
 
 impl Calls {
     /// Takes a call in.
     pub(crate) fn submit(&mut self, call: Call) {
+        if let Some(session) = call.session.filter(|session| *session != self.session) {
+            self.released += 1;
+            return self.finish(Pending::new(call), Err(Error::session_over(session)));
+        }
         self.earliest = Some(self.earliest.map_or(call.deadline, |earliest| earliest.min(call.deadline)));
         self.unnumbered.push_back(Pending::new(call));
+    }
+
+    /// Calls are of this session from now on.
+    pub(crate) fn session_is(&mut self, session: u64) {
+        self.session = session;
+    }
+
+    /// Handles that nobody has, each told once.
+    pub(crate) fn take_orphans(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.orphans)
+    }
+
+    /// What handles want done, each told once.
+    pub(crate) fn take_follow_ups(&mut self) -> Vec<FollowUp> {
+        std::mem::take(&mut self.follow_ups)
+    }
+
+    fn finish(&mut self, mut pending: Pending, result: Result<v1::outcome::Outcome, Error>) {
+        if let Some(grip) = &pending.call.grip {
+            let follow_up = grip.answered(&pending.call.operation, &result);
+            self.follow_ups.extend(follow_up.map(|operation| (grip.clone(), operation)));
+        }
+        let session = self.session;
+        let answer = result.map(|outcome| Answered { outcome, session });
+        // A caller that stopped waiting doesn't want to know, unless it now has a handle that nobody would close.
+        if let Some(Answered { outcome: v1::outcome::Outcome::NodeOpened(opened), .. }) =
+            pending.call.reply.tell(answer)
+        {
+            self.orphans.push(opened.handle);
+        }
     }
 
     /// All calls numbered up to this are finished.
@@ -172,7 +265,12 @@ impl Calls {
             pending.sent += 1;
             pending.unknown += 1;
             left = left.saturating_sub(pending.call.size);
-            let deadline_ms = cell_deadline(pending.call.deadline.saturating_duration_since(now));
+            let left = pending
+                .call
+                .deadline
+                .saturating_duration_since(now)
+                .min(DEFAULT_DEADLINE.max(pending.call.allowed));
+            let deadline_ms = cell_deadline(left);
             let operation = Some(pending.call.operation.clone());
             batch.push(v1::SessionCall { number, deadline_ms, operation });
             self.awaited += 1;
@@ -195,10 +293,11 @@ impl Calls {
             self.again.pop_front();
         }
         while let Some(next) = self.unnumbered.front() {
-            if next.call.reply.is_closed() {
+            if next.call.reply.is_closed() && next.call.lasting != Lasting::Always {
                 // Its caller gave up before anything was sent: nobody will ever know of it.
-                self.unnumbered.pop_front();
+                let pending = self.unnumbered.pop_front()?;
                 self.released += 1;
+                self.finish(pending, Err(Error::closed(false)));
                 continue;
             }
             if !first && next.call.size > left {
@@ -256,14 +355,14 @@ impl Calls {
                         continue;
                     };
                     budget.earn();
-                    pending.finish(Ok(outcome));
+                    self.finish(pending, Ok(outcome));
                 }
                 None => {
                     let Some(pending) = self.take(number) else {
                         continue;
                     };
                     let error = Error::unexpected(&describe(&pending.call.operation));
-                    pending.finish(Err(error));
+                    self.finish(pending, Err(error));
                 }
             }
         }
@@ -284,25 +383,31 @@ impl Calls {
         if !failure.may_have_been_done {
             pending.unknown = pending.unknown.saturating_sub(1);
         }
+        let passing = is_passing(failure.code());
+        let mut rest = retry_rest(pending.sent, failure.retry_after_ms, random);
         let stage = match failure.code() {
             Code::SessionExpired => Stage::Refused,
             Code::Overloaded | Code::Unavailable if budget.take(now) => Stage::Resting,
+            _ if passing && pending.goes_on() => {
+                let error = Error::from_failure(failure.clone(), pending.uncertain());
+                // Without a caller it is tried again all the same.
+                let _ = pending.call.reply.tell(Err(error));
+                pending.call.deadline = now + FAR;
+                rest = rest.max(LASTING_REST);
+                Stage::Resting
+            }
             _ => {
                 let Some(pending) = self.take(number) else { return };
-                let uncertain = pending.uncertain();
-                return pending.finish(Err(Error::from_failure(failure, uncertain)));
+                let error = Error::from_failure(failure, pending.uncertain());
+                return self.finish(pending, Err(error));
             }
         };
         let was_sent = matches!(pending.stage, Stage::Sent);
         pending.last_failure = Some(format!("the last answer was: {}", failure.message));
-        let rest = retry_rest(pending.sent, failure.retry_after_ms, random);
-        match stage {
-            Stage::Resting => self.resting.push(Reverse((now + rest, number))),
-            _ => self.refused = true,
-        }
-        if let Some(pending) = self.waiting(number) {
-            pending.stage = stage;
-        }
+        let rests = matches!(stage, Stage::Resting);
+        pending.stage = stage;
+        self.refused |= !rests;
+        self.resting.extend(rests.then_some(Reverse((now + rest, number))));
         self.awaited -= usize::from(was_sent);
     }
 
@@ -337,28 +442,38 @@ impl Calls {
     }
 
     fn give_up(&mut self, now: Instant, why: &str) {
-        let mut earliest: Option<Instant> = None;
-        let mut late = |deadline: Instant| {
-            if deadline > now {
-                earliest = Some(earliest.map_or(deadline, |earliest| earliest.min(deadline)));
-            }
-            deadline <= now
-        };
+        let mut over = Vec::new();
         for slot in &mut self.window {
-            if let Some(pending) = slot.take_if(|pending| late(pending.call.deadline)) {
+            let Some(pending) = slot.as_mut().filter(|pending| pending.call.deadline <= now) else {
+                continue;
+            };
+            let error = pending.time_out(why);
+            if pending.goes_on() {
+                let _ = pending.call.reply.tell(Err(error));
+                pending.call.deadline = now + FAR;
+            } else if let Some(pending) = slot.take() {
                 self.awaited -= usize::from(matches!(pending.stage, Stage::Sent));
-                pending.time_out(why);
+                over.push((pending, error));
             }
         }
-        for pending in std::mem::take(&mut self.unnumbered) {
-            if late(pending.call.deadline) {
-                self.released += 1;
-                pending.time_out(why);
-            } else {
+        for mut pending in std::mem::take(&mut self.unnumbered) {
+            if pending.call.deadline > now {
                 self.unnumbered.push_back(pending);
+                continue;
+            }
+            let error = pending.time_out(why);
+            if pending.goes_on() {
+                let _ = pending.call.reply.tell(Err(error));
+                pending.call.deadline = now + FAR;
+                self.unnumbered.push_back(pending);
+            } else {
+                self.released += 1;
+                over.push((pending, error));
             }
         }
-        self.earliest = earliest;
+        over.into_iter().for_each(|(pending, error)| self.finish(pending, Err(error)));
+        let all = self.window.iter().flatten().chain(&self.unnumbered);
+        self.earliest = all.map(|pending| pending.call.deadline).min();
         self.confirm();
     }
 
@@ -380,26 +495,32 @@ impl Calls {
     pub(crate) fn session_lost(&mut self, message: &str) {
         let mut moved = VecDeque::with_capacity(self.window.len());
         for pending in std::mem::take(&mut self.window) {
-            match pending {
-                Some(pending) if pending.uncertain() => {
-                    self.released += 1;
-                    let message = format!(
-                        "{message}; {} was sent and may have been done: look before doing it again",
-                        describe(&pending.call.operation)
-                    );
-                    pending.finish(Err(Error::SessionExpired { message, may_have_been_done: true }));
-                }
-                Some(mut pending) => {
-                    pending.stage = Stage::ToSend;
-                    pending.unknown = 0;
-                    moved.push_back(pending);
-                }
-                None => self.released += 1,
+            let Some(mut pending) = pending else {
+                self.released += 1;
+                continue;
+            };
+            let (bound, uncertain) = (pending.call.session.is_some(), pending.uncertain());
+            if !bound && !uncertain && !matches!(pending.call.reply, Reply::Nobody) {
+                pending.stage = Stage::ToSend;
+                pending.unknown = 0;
+                moved.push_back(pending);
+                continue;
             }
+            self.released += 1;
+            let error = expired(message, uncertain.then_some(&pending.call.operation));
+            self.finish(pending, Err(error));
         }
         moved.append(&mut self.unnumbered);
-        self.unnumbered = moved;
-        self.confirmed = 0;
+        for pending in moved {
+            if pending.call.session.is_none() {
+                self.unnumbered.push_back(pending);
+                continue;
+            }
+            self.released += 1;
+            self.finish(pending, Err(expired(message, None)));
+        }
+        (self.confirmed, self.session) = (0, 0);
+        (self.orphans, self.follow_ups) = (Vec::new(), Vec::new());
         self.awaited = 0;
         self.refused = false;
         self.again.clear();
@@ -410,9 +531,9 @@ impl Calls {
     pub(crate) fn fail_all(&mut self, error: impl Fn(bool) -> Error) {
         self.released += self.window.len() + self.unnumbered.len();
         let numbered = std::mem::take(&mut self.window).into_iter().flatten();
-        for pending in numbered.chain(self.unnumbered.drain(..)) {
+        for pending in numbered.chain(std::mem::take(&mut self.unnumbered)) {
             let uncertain = pending.uncertain();
-            pending.finish(Err(error(uncertain)));
+            self.finish(pending, Err(error(uncertain)));
         }
         self.session_lost("");
     }
@@ -430,21 +551,21 @@ fn retry_rest(tries: u32, retry_after_ms: u32, random: &mut StdRng) -> Duration 
     jittered.max(Duration::from_millis(retry_after_ms.into()))
 }
 
-/// A call's verb and path, for error texts.
-pub(crate) fn describe(operation: &v1::Operation) -> String {
-    use v1::operation::Operation as Op;
-    match &operation.operation {
-        Some(Op::SetContents(op)) => format!("set {}", op.path),
-        Some(Op::CreateDirectory(op)) => format!("mkdir {}", op.path),
-        Some(Op::Delete(op)) => format!("delete {}", op.path),
-        Some(Op::Increment(op)) => format!("increment {}", op.path),
-        Some(Op::ResetCounter(op)) => format!("reset {}", op.path),
-        Some(Op::GetContents(op)) => format!("get {}", op.path),
-        Some(Op::GetStat(op)) => format!("stat {}", op.path),
-        Some(Op::ReadDirectory(op)) => format!("list {}", op.path),
-        Some(Op::GetCounter(op)) => format!("read counter {}", op.path),
-        None => "an empty call".into(),
-    }
+/// The session is over; `sent`: the call that was sent and has no answer.
+fn expired(message: &str, sent: Option<&v1::Operation>) -> Error {
+    let message = match sent {
+        Some(operation) => format!(
+            "{message}; {} was sent and may have been done: look before doing it again",
+            describe(operation)
+        ),
+        None => message.to_owned(),
+    };
+    Error::SessionExpired { message, may_have_been_done: sent.is_some() }
+}
+
+/// Whether a refusal speaks of the replica's state now, so that another replica or time may do better.
+pub(crate) fn is_passing(code: Code) -> bool {
+    matches!(code, Code::Overloaded | Code::Unavailable | Code::DeadlineExceeded | Code::Internal)
 }
 
 #[cfg(test)]

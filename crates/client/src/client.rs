@@ -6,14 +6,18 @@ use std::time::Duration;
 use bramah_wire::v1::operation::Operation;
 use bramah_wire::v1::outcome::Outcome;
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::builder::{ClientBuilder, IntoAddresses, check_deadline};
 use crate::counter::Counter;
 use crate::error::Error;
+use crate::grip::Grip;
+use crate::handles::Handles;
 use crate::queue::Queue;
-use crate::session::{Opening, Session, Settings, View};
+use crate::session::{Common, Opening, Session, Settings, View};
+use crate::session_events::{self, SessionEvent, SessionState};
+use crate::token::Token;
 
 /// How long [`Client::close`] waits: what the session's task takes at most, and a little.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(2500);
@@ -29,8 +33,12 @@ pub struct Client {
 }
 
 pub(crate) struct Shared {
-    queue: Arc<Queue>,
+    pub(crate) queue: Arc<Queue>,
     pub(crate) view: Arc<Mutex<View>>,
+    pub(crate) handles: Arc<Handles>,
+    pub(crate) events: broadcast::WeakSender<SessionEvent>,
+    pub(crate) grace: Duration,
+    pub(crate) token: Token,
     done: watch::Receiver<()>,
 }
 
@@ -56,6 +64,8 @@ pub struct SessionInfo {
     pub connected: bool,
     /// How much longer the session lives for certain, counted carefully; zero: it may be over (*jeopardy*).
     pub lease_left: Duration,
+    /// Whether it lives for certain.
+    pub state: SessionState,
 }
 
 impl Client {
@@ -77,9 +87,15 @@ impl Client {
         let view = Arc::new(Mutex::new(View::default()));
         let (reply, opened) = oneshot::channel();
         let (sender, done) = watch::channel(());
+        let (teller, _) = broadcast::channel(session_events::BUFFER);
+        let events = teller.downgrade();
+        let handles = Arc::<Handles>::default();
+        let (grace, token) = (settings.grace, settings.token.clone());
         let opening = Opening { deadline: Instant::now() + deadline, allowed: deadline, reply };
-        let session = Session::new(settings, queue.clone(), view.clone(), opening, sender);
-        let client = Self { shared: Arc::new(Shared { queue, view, done }), deadline };
+        let common = Common { queue: queue.clone(), view: view.clone(), handles: handles.clone() };
+        let session = Session::new(settings, common, teller, opening, sender);
+        let shared = Shared { queue, view, handles, events, grace, token, done };
+        let client = Self { shared: Arc::new(shared), deadline };
         tokio::spawn(session.run());
         opened.await.unwrap_or_else(|_| Err(Error::closed(false)))?;
         Ok(client)
@@ -111,13 +127,17 @@ impl Client {
     pub fn session(&self) -> Option<SessionInfo> {
         let view = self.shared.view.lock();
         let now = Instant::now();
+        let lease_left =
+            view.lease_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        let state = if lease_left.is_zero() { SessionState::Jeopardy } else { SessionState::Healthy };
         (view.session != 0).then(|| SessionInfo {
             session: view.session,
             cell: view.cell.clone(),
             replica: view.replica,
             address: view.address.clone(),
             connected: view.channel.is_some(),
-            lease_left: view.lease_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now)),
+            lease_left,
+            state,
         })
     }
 
@@ -131,7 +151,16 @@ impl Client {
     }
 
     pub(crate) async fn call(&self, operation: Operation) -> Result<Outcome, Error> {
-        self.shared.queue.call(operation, self.deadline).await
+        Ok(self.shared.queue.call(operation, self.deadline, None).await?.outcome)
+    }
+
+    /// As [`Client::call`], through a handle: it fails if the handle's session is over.
+    pub(crate) async fn call_through(
+        &self,
+        grip: &Arc<Grip>,
+        operation: Operation,
+    ) -> Result<Outcome, Error> {
+        Ok(self.shared.queue.call(operation, self.deadline, Some(grip.clone())).await?.outcome)
     }
 }
 

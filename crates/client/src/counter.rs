@@ -91,7 +91,7 @@ impl Counter {
     }
 }
 
-fn value(outcome: Outcome) -> Result<i64, Error> {
+pub(crate) fn value(outcome: Outcome) -> Result<i64, Error> {
     match outcome {
         Outcome::Counter(v1::CounterValue { value, .. }) => Ok(value),
         _ => Err(Error::unexpected("a call to a counter")),

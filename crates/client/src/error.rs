@@ -135,6 +135,92 @@ pub enum Error {
         /// Whether the call may have been done.
         may_have_been_done: bool,
     },
+    /// The ACL doesn't let this client's principal do that: have it listed in the node's ACL file, or use another token.
+    #[error("{message}")]
+    PermissionDenied {
+        /// Who may not do what.
+        message: String,
+    },
+    /// The token is missing, malformed, expired or not the cell's; or the session is somebody else's.
+    #[error("{message}")]
+    Unauthenticated {
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The handle is closed: open another. The cell closes handles that an ACL change no longer allows.
+    #[error("{message}")]
+    UnknownHandle {
+        /// Which handle.
+        message: String,
+    },
+    /// The node that the handle was opened on is gone, for good: a later node of its name is another one.
+    #[error("{message}")]
+    NodeDeleted {
+        /// Which node.
+        message: String,
+    },
+    /// The handle was not opened for this: open one that is.
+    #[error("{message}")]
+    HandleLacksRight {
+        /// Which right is missing.
+        message: String,
+    },
+    /// Somebody else has the lock, or its lock-delay runs.
+    #[error("{message}")]
+    LockHeld {
+        /// Which lock.
+        message: String,
+    },
+    /// The handle holds the lock, or waits for it, in the other mode: give it back first.
+    #[error("{message}")]
+    LockInUse {
+        /// Which lock.
+        message: String,
+    },
+    /// The handle does not hold the lock.
+    #[error("{message}")]
+    LockNotHeld {
+        /// Which lock.
+        message: String,
+    },
+    /// The lock is not held any more as the sequencer says: whoever sent it has lost the lock.
+    #[error("{message}")]
+    SequencerInvalid {
+        /// Which sequencer.
+        message: String,
+    },
+    /// A limit of handles, waiters or watches is reached: give some up first.
+    #[error("{message}")]
+    TooMany {
+        /// Of what.
+        message: String,
+    },
+    /// A quota of nodes or bytes is used up: delete something, or raise it.
+    #[error("{message}")]
+    QuotaExceeded {
+        /// Which quota, and what is used of it.
+        message: String,
+    },
+    /// The revision asked for is not kept any more: begin again at the newest.
+    #[error("{message}")]
+    RevisionGone {
+        /// Which revision.
+        message: String,
+    },
+    /// The handle was poisoned: its calls fail until it is closed.
+    #[error("{message}")]
+    Poisoned {
+        /// Which handle.
+        message: String,
+    },
+    /// One operation of a transaction was refused, so none was done.
+    #[error("{error}")]
+    InTransaction {
+        /// Which one, from 0.
+        part: u32,
+        /// Why.
+        error: Box<Error>,
+    },
 }
 
 /// What sort of failure an [`Error`] is, for tables and exit codes.
@@ -160,6 +246,19 @@ pub enum Code {
     DeadlineExceeded,
     Internal,
     Closed,
+    PermissionDenied,
+    Unauthenticated,
+    UnknownHandle,
+    NodeDeleted,
+    HandleLacksRight,
+    LockHeld,
+    LockInUse,
+    LockNotHeld,
+    SequencerInvalid,
+    TooMany,
+    QuotaExceeded,
+    RevisionGone,
+    Poisoned,
 }
 
 impl Error {
@@ -184,6 +283,20 @@ impl Error {
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Self::Internal { .. } => Code::Internal,
             Self::Closed { .. } => Code::Closed,
+            Self::PermissionDenied { .. } => Code::PermissionDenied,
+            Self::Unauthenticated { .. } => Code::Unauthenticated,
+            Self::UnknownHandle { .. } => Code::UnknownHandle,
+            Self::NodeDeleted { .. } => Code::NodeDeleted,
+            Self::HandleLacksRight { .. } => Code::HandleLacksRight,
+            Self::LockHeld { .. } => Code::LockHeld,
+            Self::LockInUse { .. } => Code::LockInUse,
+            Self::LockNotHeld { .. } => Code::LockNotHeld,
+            Self::SequencerInvalid { .. } => Code::SequencerInvalid,
+            Self::TooMany { .. } => Code::TooMany,
+            Self::QuotaExceeded { .. } => Code::QuotaExceeded,
+            Self::RevisionGone { .. } => Code::RevisionGone,
+            Self::Poisoned { .. } => Code::Poisoned,
+            Self::InTransaction { error, .. } => error.code(),
         }
     }
 
@@ -198,6 +311,7 @@ impl Error {
             | Self::Internal { may_have_been_done, .. }
             | Self::Closed { may_have_been_done, .. } => *may_have_been_done,
             Self::StaleDuplicate { .. } => true,
+            Self::InTransaction { error, .. } => error.may_have_been_done(),
             _ => false,
         }
     }
@@ -213,11 +327,17 @@ impl Error {
                 | Self::Overloaded { .. }
                 | Self::Unavailable { .. }
                 | Self::DeadlineExceeded { .. }
-        )
+                | Self::LockHeld { .. }
+                | Self::RevisionGone { .. }
+        ) || matches!(self, Self::InTransaction { error, .. } if error.is_retryable())
     }
 
     /// The error that a failure from the wire is; `uncertain`: another copy of the call is unaccounted for.
-    pub(crate) fn from_failure(failure: v1::Failure, uncertain: bool) -> Self {
+    pub(crate) fn from_failure(mut failure: v1::Failure, uncertain: bool) -> Self {
+        if let Some(part) = failure.part.take() {
+            let error = Box::new(Self::from_failure(failure, uncertain));
+            return Self::InTransaction { part, error };
+        }
         let code = failure.code();
         let may_have_been_done = failure.may_have_been_done || uncertain;
         let retry_after = Duration::from_millis(failure.retry_after_ms.into());
@@ -240,6 +360,18 @@ impl Error {
             Wire::NoSpace => Self::NoSpace { message },
             Wire::Unavailable => Self::Unavailable { message, may_have_been_done, retry_after },
             Wire::DeadlineExceeded => Self::DeadlineExceeded { message, may_have_been_done },
+            Wire::PermissionDenied => Self::PermissionDenied { message },
+            Wire::Unauthenticated => Self::Unauthenticated { message },
+            Wire::UnknownHandle => Self::UnknownHandle { message },
+            Wire::NodeDeleted => Self::NodeDeleted { message },
+            Wire::HandleLacksRight => Self::HandleLacksRight { message },
+            Wire::LockHeld => Self::LockHeld { message },
+            Wire::LockInUse => Self::LockInUse { message },
+            Wire::LockNotHeld => Self::LockNotHeld { message },
+            Wire::SequencerInvalid => Self::SequencerInvalid { message },
+            Wire::TooMany => Self::TooMany { message },
+            Wire::QuotaExceeded => Self::QuotaExceeded { message },
+            Wire::RevisionGone => Self::RevisionGone { message },
             Wire::Internal | Wire::Unspecified => Self::Internal { message, may_have_been_done },
         }
     }
@@ -252,6 +384,12 @@ impl Error {
             ),
             may_have_been_done: true,
         }
+    }
+
+    /// A session is over, and nothing was done.
+    pub(crate) fn session_over(session: u64) -> Self {
+        let message = format!("session {session} is over, and with it its handles and locks: open them anew");
+        Self::SessionExpired { message, may_have_been_done: false }
     }
 
     /// The client's task is gone.

@@ -6,11 +6,12 @@ use bramah_wire::v1::outcome::Outcome;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::admin::AclNames;
 use crate::client::Client;
 use crate::error::Error;
 
-/// Most entries of one page; what [`Client::list`] asks for at a time.
-const PAGE: u32 = 1000;
+/// How often a listing is begun whose revision was gone before its end.
+const LISTINGS: u32 = 3;
 
 /// What a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -28,7 +29,7 @@ pub enum Kind {
 }
 
 /// What the cell knows of a node beside its contents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Stat {
     /// What the node is.
@@ -51,16 +52,37 @@ pub struct Stat {
     pub created_revision: u64,
     /// The cell's revision that last changed it.
     pub modified_revision: u64,
+    /// It goes when no handle has it open; a directory once it is empty, too.
+    pub ephemeral: bool,
+    /// Who may do what with it.
+    pub acl: AclNames,
+}
+
+impl Kind {
+    pub(crate) fn wire(self) -> v1::Kind {
+        match self {
+            Self::Directory => v1::Kind::Directory,
+            Self::File => v1::Kind::File,
+            Self::Counter => v1::Kind::Counter,
+            Self::Unknown => v1::Kind::Unspecified,
+        }
+    }
+}
+
+impl From<v1::Kind> for Kind {
+    fn from(kind: v1::Kind) -> Self {
+        match kind {
+            v1::Kind::Directory => Self::Directory,
+            v1::Kind::File => Self::File,
+            v1::Kind::Counter => Self::Counter,
+            v1::Kind::Unspecified => Self::Unknown,
+        }
+    }
 }
 
 impl From<v1::Stat> for Stat {
     fn from(stat: v1::Stat) -> Self {
-        let kind = match stat.kind() {
-            v1::Kind::Directory => Kind::Directory,
-            v1::Kind::File => Kind::File,
-            v1::Kind::Counter => Kind::Counter,
-            v1::Kind::Unspecified => Kind::Unknown,
-        };
+        let kind = stat.kind().into();
         Self {
             kind,
             instance: stat.instance,
@@ -72,6 +94,8 @@ impl From<v1::Stat> for Stat {
             children: stat.children,
             created_revision: stat.created_revision,
             modified_revision: stat.modified_revision,
+            ephemeral: stat.ephemeral,
+            acl: stat.acl.unwrap_or_default().into(),
         }
     }
 }
@@ -124,6 +148,8 @@ pub struct DirectoryPage {
     pub entries: Vec<DirectoryEntry>,
     /// There are more after the last of these.
     pub more: bool,
+    /// The revision that the page shows: ask for the next page at it, within 30 s.
+    pub revision: u64,
 }
 
 /// How contents are to be set.
@@ -166,12 +192,7 @@ impl Client {
     /// # Errors
     /// [`Error::NotFound`], and [`Error::WrongKind`] for a node that is no file.
     pub async fn get(&self, path: impl Into<String>) -> Result<File, Error> {
-        match self.call(Operation::GetContents(v1::GetContents { path: path.into() })).await? {
-            Outcome::Contents(v1::FileContents { contents, stat: Some(stat) }) => {
-                Ok(File { contents, stat: stat.into() })
-            }
-            _ => Err(Error::unexpected("get")),
-        }
+        file(self.call(Operation::GetContents(v1::GetContents { path: path.into() })).await?)
     }
 
     /// What the cell knows of a node.
@@ -179,10 +200,7 @@ impl Client {
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn stat(&self, path: impl Into<String>) -> Result<Stat, Error> {
-        match self.call(Operation::GetStat(v1::GetStat { path: path.into() })).await? {
-            Outcome::Stat(stat) => Ok(stat.into()),
-            _ => Err(Error::unexpected("stat")),
-        }
+        stat(self.call(Operation::GetStat(v1::GetStat { path: path.into() })).await?)
     }
 
     /// Deletes a node. A directory must be empty.
@@ -202,10 +220,7 @@ impl Client {
     }
 
     async fn delete_node(&self, path: String, if_generation: Option<u64>) -> Result<Deleted, Error> {
-        match self.call(Operation::Delete(v1::Delete { path, if_generation })).await? {
-            Outcome::Deleted(v1::Deleted { revision }) => Ok(Deleted { revision }),
-            _ => Err(Error::unexpected("delete")),
-        }
+        deleted(self.call(Operation::Delete(v1::Delete { path, if_generation })).await?)
     }
 
     /// Makes a directory in one that exists.
@@ -228,24 +243,15 @@ impl Client {
         written(self.call(Operation::CreateDirectory(v1::CreateDirectory { path, parents })).await?)
     }
 
-    /// All children of a directory, ordered by name. A large one is read in pages of 1,000, each
-    /// up to date in itself; each page has the client's deadline.
+    /// All children of a directory, ordered by name, as they were at one moment (spec N-7). A large one is read in
+    /// pages of 1,000; each page has the client's deadline.
     ///
     /// # Errors
-    /// [`Error::NotFound`], and [`Error::WrongKind`] for a node that is no directory.
+    /// [`Error::NotFound`], and [`Error::WrongKind`] for a node that is no directory; [`Error::RevisionGone`] when
+    /// the moment was over before all was read, three times.
     pub async fn list(&self, path: impl Into<String>) -> Result<Vec<DirectoryEntry>, Error> {
         let path = path.into();
-        let mut entries: Vec<DirectoryEntry> = Vec::new();
-        loop {
-            let after = entries.last().map_or_else(String::new, |last| last.name.clone());
-            let page = self.list_page(path.clone(), after, PAGE).await?;
-            // An empty page that promises more would never end.
-            let last = !page.more || page.entries.is_empty();
-            entries.extend(page.entries);
-            if last {
-                return Ok(entries);
-            }
-        }
+        read_all(|after, revision| self.list_page_at(path.clone(), after, 0, revision)).await
     }
 
     /// The children of a directory whose names come after `after` (empty: from the first), at most `limit` of
@@ -259,20 +265,86 @@ impl Client {
         after: impl Into<String>,
         limit: u32,
     ) -> Result<DirectoryPage, Error> {
+        self.list_page_at(path, after, limit, 0).await
+    }
+
+    /// As [`Client::list_page`], at the revision of an earlier page; 0: the newest.
+    ///
+    /// # Errors
+    /// As [`Client::list`]; [`Error::RevisionGone`] for one that is not kept any more.
+    pub async fn list_page_at(
+        &self,
+        path: impl Into<String>,
+        after: impl Into<String>,
+        limit: u32,
+        at_revision: u64,
+    ) -> Result<DirectoryPage, Error> {
         let (path, after) = (path.into(), after.into());
-        match self.call(Operation::ReadDirectory(v1::ReadDirectory { path, after, limit })).await? {
-            Outcome::Directory(v1::DirectoryPage { entries, more }) => {
-                let entries = entries.into_iter().map(entry).collect::<Option<_>>();
-                entries
-                    .map(|entries| DirectoryPage { entries, more })
-                    .ok_or_else(|| Error::unexpected("list"))
+        page(
+            self.call(Operation::ReadDirectory(v1::ReadDirectory { path, after, limit, at_revision }))
+                .await?,
+        )
+    }
+}
+
+/// All pages of a directory at one revision, from the first one again if that is gone before the last.
+pub(crate) async fn read_all<F>(read: impl Fn(String, u64) -> F) -> Result<Vec<DirectoryEntry>, Error>
+where
+    F: Future<Output = Result<DirectoryPage, Error>>,
+{
+    let (mut entries, mut revision, mut again) = (Vec::<DirectoryEntry>::new(), 0, LISTINGS);
+    loop {
+        let after = entries.last().map_or_else(String::new, |last| last.name.clone());
+        let page = match read(after, revision).await {
+            Err(Error::RevisionGone { .. }) if again > 1 => {
+                entries.clear();
+                (revision, again) = (0, again - 1);
+                continue;
             }
-            _ => Err(Error::unexpected("list")),
+            page => page?,
+        };
+        revision = page.revision;
+        // An empty page that promises more would never end.
+        let last = !page.more || page.entries.is_empty();
+        entries.extend(page.entries);
+        if last {
+            return Ok(entries);
         }
     }
 }
 
-fn written(outcome: Outcome) -> Result<Written, Error> {
+pub(crate) fn page(outcome: Outcome) -> Result<DirectoryPage, Error> {
+    let Outcome::Directory(v1::DirectoryPage { entries, more, revision }) = outcome else {
+        return Err(Error::unexpected("list"));
+    };
+    let entries = entries.into_iter().map(entry).collect::<Option<_>>();
+    entries.map(|entries| DirectoryPage { entries, more, revision }).ok_or_else(|| Error::unexpected("list"))
+}
+
+pub(crate) fn file(outcome: Outcome) -> Result<File, Error> {
+    match outcome {
+        Outcome::Contents(v1::FileContents { contents, stat: Some(stat) }) => {
+            Ok(File { contents, stat: stat.into() })
+        }
+        _ => Err(Error::unexpected("get")),
+    }
+}
+
+pub(crate) fn stat(outcome: Outcome) -> Result<Stat, Error> {
+    match outcome {
+        Outcome::Stat(stat) => Ok(stat.into()),
+        _ => Err(Error::unexpected("stat")),
+    }
+}
+
+pub(crate) fn deleted(outcome: Outcome) -> Result<Deleted, Error> {
+    match outcome {
+        Outcome::Deleted(v1::Deleted { revision }) => Ok(Deleted { revision }),
+        _ => Err(Error::unexpected("delete")),
+    }
+}
+
+pub(crate) fn written(outcome: Outcome) -> Result<Written, Error> {
     match outcome {
         Outcome::Written(v1::Written { generation, revision, created }) => {
             Ok(Written { generation, revision, created })

@@ -18,11 +18,15 @@ use tokio::time::Instant;
 use crate::addresses::Addresses;
 use crate::budget::RetryBudget;
 use crate::builder::{IntoAddresses, check_address};
-use crate::calls::{Call, Calls};
+use crate::calls::{Call, Calls, Lasting, Reply};
 use crate::error::Error;
 use crate::files::Stat;
+use crate::grip::{Grip, Place};
+use crate::handles::Handles;
 use crate::link::TIMEOUTS;
 use crate::status::{Member, ReplicaStatus};
+use crate::watch::Inbox;
+use crate::watches::{Interest, Watches};
 
 const ALLOWED: Duration = Duration::from_secs(10);
 /// Calls that wait for an answer.
@@ -51,7 +55,39 @@ fn session(reply: v1::SessionReply) {
     assert!(!addresses.current().is_empty() && addresses.len() <= 65);
     addresses.advance();
     reply.ended.into_iter().for_each(failure);
+    handles(reply.handles);
+    watches(reply.events, reply.watches, reply.revision);
     answers(reply.answers);
+}
+
+/// Whatever is said of handles: nobody wants a lock, so none is kept.
+fn handles(states: Vec<v1::HandleState>) {
+    let table = Handles::default();
+    table.session_is(1);
+    for state in states.iter().take(CALLS) {
+        table.open(&Arc::new(Grip::new(1, state.handle, "/f".into(), 1)));
+    }
+    for (grip, _) in table.told(states) {
+        assert!(!matches!(grip.now().place, Place::Holding { .. }));
+    }
+}
+
+/// Whatever is told to watches, what waits for their readers is bounded.
+fn watches(events: Vec<v1::Event>, states: Vec<v1::WatchState>, revision: u64) {
+    let (mut watches, now) = (Watches::default(), Instant::now());
+    let inboxes: Vec<_> = (1..=3)
+        .map(|number| {
+            let inbox = Arc::new(Inbox::new(2));
+            watches.begin(number, Interest::default(), inbox.clone());
+            inbox
+        })
+        .collect();
+    watches.next_batch();
+    watches.replied(events.clone(), states, revision, now);
+    watches.connection_lost();
+    watches.next_batch();
+    watches.replied(events, Vec::new(), revision, now);
+    assert!(inboxes.iter().all(|inbox| inbox.len() <= 2));
 }
 
 /// Each call ends once, whatever is answered how often.
@@ -74,7 +110,18 @@ fn submit(calls: &mut Calls, now: Instant) -> oneshot::Receiver<crate::calls::An
     let increment = v1::Increment { path: "/c".into(), delta: 1, ..Default::default() };
     let operation = v1::Operation { operation: Some(v1::operation::Operation::Increment(increment)) };
     let (deadline, allowed) = (now + ALLOWED, ALLOWED);
-    calls.submit(Call { operation, size: 20, has_effect: true, deadline, allowed, reply });
+    let (grip, session, lasting, reply) = (None, None, Lasting::No, Reply::Caller(reply));
+    calls.submit(Call {
+        operation,
+        size: 20,
+        has_effect: true,
+        deadline,
+        allowed,
+        grip,
+        session,
+        lasting,
+        reply,
+    });
     answer
 }
 

@@ -41,6 +41,7 @@
 //! [may have been done](Error::may_have_been_done).
 
 mod addresses;
+mod admin;
 mod budget;
 mod builder;
 mod calls;
@@ -50,21 +51,46 @@ mod error;
 mod files;
 #[cfg(test)]
 mod fuzz;
+mod grip;
+mod handle;
+mod handles;
 mod lease;
 mod link;
+mod lock;
 mod members;
 mod queue;
+mod recipes;
+mod sequencer;
 mod session;
+mod session_events;
 mod status;
 mod timer;
+mod token;
+mod txn;
+mod watch;
+mod watches;
 
+pub use admin::{
+    AclNames, AclSet, LockInfo, LockPage, LockParty, Quota, QuotaLimits, SessionEntry, SessionPage,
+};
 pub use builder::{ClientBuilder, IntoAddresses, Route};
 pub use client::{Client, SessionInfo};
 pub use counter::{Counter, IncrementOptions};
 pub use error::{Code, Error};
 pub use files::{Deleted, DirectoryEntry, DirectoryPage, File, Kind, SetOptions, Stat, Written};
+pub use grip::LostReason;
+pub use handle::{Handle, LockMode, OpenRequest};
+pub use lock::{Lock, LockRequest, LockStatus};
 pub use members::{MemberAddresses, MemberChange};
+pub use recipes::{
+    Barrier, Elected, Election, Entered, EphemeralLock, Item, Latch, Leadership, Observer, Permit, Queue,
+    Semaphore,
+};
+pub use sequencer::{InvalidSequencer, Sequencer, SequencerCheck, StaleSequencer};
+pub use session_events::{SessionEvent, SessionEvents, SessionState};
 pub use status::{Leader, Member, ReplicaStatus};
+pub use txn::{Comparison, Guard, Txn, TxnOp, TxnOutcome, TxnResult};
+pub use watch::{Change, Event, EventKind, Watch, WatchEvent, WatchRequest};
 
 /// How connections are made: for simulations, which bring a network of their own.
 pub use bramah_wire::transport;

@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use crate::error::with_causes;
+use crate::token::Token;
 
 /// For a connection to come about, and then for the replica to take the session up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -44,6 +45,8 @@ pub(crate) struct Link {
 pub(crate) struct Greeting {
     pub(crate) opened: v1::Opened,
     pub(crate) leader: Option<v1::Leader>,
+    /// What the session's handles are to their locks.
+    pub(crate) handles: Vec<v1::HandleState>,
 }
 
 /// Why there is no stream.
@@ -57,6 +60,7 @@ pub(crate) enum OpenError {
 /// Connects to `address` and asks for the session.
 pub(crate) async fn open(
     transport: Arc<dyn Transport>,
+    token: Token,
     address: String,
     request: v1::OpenSession,
 ) -> Result<(Link, Greeting), OpenError> {
@@ -65,7 +69,7 @@ pub(crate) async fn open(
         .await
         .map_err(|error| OpenError::Unreachable(with_causes(&error)))?;
     let connected_in = started.elapsed();
-    match tokio::time::timeout(OPEN_TIMEOUT, greet(channel, connected_in, address, request)).await {
+    match tokio::time::timeout(OPEN_TIMEOUT, greet(channel, connected_in, token, address, request)).await {
         Ok(result) => result,
         Err(_) => Err(OpenError::Unreachable(format!(
             "connected, but the session was not opened within {} s",
@@ -77,18 +81,19 @@ pub(crate) async fn open(
 async fn greet(
     channel: Channel,
     connected_in: Duration,
+    token: Token,
     address: String,
     request: v1::OpenSession,
 ) -> Result<(Link, Greeting), OpenError> {
     let (requests, outgoing) = mpsc::channel(MESSAGES_AHEAD);
     let first = v1::SessionRequest { open: Some(request), ..Default::default() };
-    let unreachable = |status: Status| OpenError::Unreachable(describe(&status));
+    let unreachable = |status: Status| match refusal(&status) {
+        Some(failure) => OpenError::Refused(failure),
+        None => OpenError::Unreachable(describe(&status)),
+    };
     requests.try_send(first).map_err(|error| OpenError::Unreachable(error.to_string()))?;
-    let mut replies = client(channel.clone())
-        .session(ReceiverStream::new(outgoing))
-        .await
-        .map_err(unreachable)?
-        .into_inner();
+    let asked = token.sign(ReceiverStream::new(outgoing)).await.map_err(OpenError::Unreachable)?;
+    let mut replies = client(channel.clone()).session(asked).await.map_err(unreachable)?.into_inner();
     loop {
         let reply = replies.message().await.map_err(unreachable)?;
         let Some(reply) = reply else {
@@ -101,7 +106,7 @@ async fn greet(
         }
         if let Some(opened) = reply.opened {
             let link = Link { address, replica: opened.replica, requests, replies, channel, connected_in };
-            return Ok((link, Greeting { opened, leader: reply.leader }));
+            return Ok((link, Greeting { opened, leader: reply.leader, handles: reply.handles }));
         }
     }
 }
@@ -109,6 +114,17 @@ async fn greet(
 /// A gRPC client that takes replies as large as a full page or many answers at once can be.
 pub(crate) fn client(channel: Channel) -> BramahClient<Channel> {
     BramahClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES)
+}
+
+/// What a replica says of a client it doesn't want to know.
+fn refusal(status: &Status) -> Option<v1::Failure> {
+    let code = match status.code() {
+        Code::Unauthenticated => v1::failure::Code::Unauthenticated,
+        Code::PermissionDenied => v1::failure::Code::PermissionDenied,
+        _ => return None,
+    };
+    let message = status.message().to_owned();
+    Some(v1::Failure { code: code.into(), message, ..Default::default() })
 }
 
 /// What went wrong on a connection, for people.

@@ -8,7 +8,7 @@ use bramah_wire::v1;
 use bramah_wire::v1::change_members_request::Change as Wire;
 use tonic::{Code, Status};
 
-use crate::builder::{check_address, check_deadline};
+use crate::builder::{ClientBuilder, check_address, check_deadline};
 use crate::client::Client;
 use crate::error::{Error, with_causes};
 use crate::link::{self, TIMEOUTS};
@@ -80,9 +80,22 @@ impl Client {
         change: MemberChange,
         deadline: Duration,
     ) -> Result<Vec<Member>, Error> {
+        Self::builder().transport(transport).deadline(deadline).change_members(address, change).await
+    }
+}
+
+impl ClientBuilder {
+    /// As [`Client::change_members`], with the deadline, token and transport that are set here.
+    ///
+    /// # Errors
+    /// As [`Client::change_members`]; [`Error::Unauthenticated`] and [`Error::PermissionDenied`] for a token that is
+    /// not good enough.
+    pub async fn change_members(&self, address: &str, change: MemberChange) -> Result<Vec<Member>, Error> {
+        let deadline = self.deadline;
         check_address(address)?;
         check_deadline(deadline)?;
-        let connected = tokio::time::timeout(deadline, channel(transport, address, TIMEOUTS)).await;
+        let connected =
+            tokio::time::timeout(deadline, channel(self.transport.clone(), address, TIMEOUTS)).await;
         let channel = connected
             .map_err(|_| unavailable(format!("{address}: no connection in time"), false))?
             .map_err(|error| unavailable(format!("{address}: {}", with_causes(&error)), false))?;
@@ -90,6 +103,7 @@ impl Client {
             deadline_ms: u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX).max(1),
             change: Some(wire(change)),
         };
+        let request = self.token.sign(request).await.map_err(|message| Error::InvalidArgument { message })?;
         let mut client = link::client(channel);
         let answer = tokio::time::timeout(deadline + ANSWER_MARGIN, client.change_members(request)).await;
         let reply = answer
@@ -137,6 +151,8 @@ fn lost(address: &str, why: &str) -> Error {
 fn failed(address: &str, status: &Status) -> Error {
     let text = link::describe(status);
     match status.code() {
+        Code::Unauthenticated => Error::Unauthenticated { message: format!("{address}: {text}") },
+        Code::PermissionDenied => Error::PermissionDenied { message: format!("{address}: {text}") },
         Code::Unimplemented => unavailable(format!("{address}: {text}"), false),
         _ => lost(address, &text),
     }

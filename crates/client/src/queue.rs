@@ -1,5 +1,8 @@
-//! Where callers leave their calls for the session's task: bounded, and it wakes the task only when it was empty.
+//! Where callers leave their calls and wishes for the session's task: bounded, and it wakes the task only when it was
+//! empty.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bramah_wire::limits::{MAX_IN_FLIGHT_PER_SESSION, MAX_MESSAGE_BYTES};
@@ -9,8 +12,11 @@ use prost::Message;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use crate::calls::{Answer, Call, describe};
+use crate::calls::{Answer, Call, Lasting, Reply, describe, has_effect};
 use crate::error::Error;
+use crate::grip::{FollowUp, Grip};
+use crate::watch::Inbox;
+use crate::watches::Interest;
 
 /// What a message holds beside its calls, rounded up generously.
 const MESSAGE_OVERHEAD: usize = 16 << 10;
@@ -25,11 +31,33 @@ pub(crate) struct Queue {
     /// A call takes one before it is queued and gives it back when its number leaves the session's window, or
     /// when it ends without a number. So no window is ever wider than this.
     places: Semaphore,
+    last_watch: AtomicU64,
+}
+
+/// What is wanted of the task beside calls; each kind is bounded by what the application has: its watches and handles.
+pub(crate) enum Wish {
+    Watch {
+        number: u64,
+        interest: Interest,
+        inbox: Arc<Inbox>,
+    },
+    Unwatch {
+        number: u64,
+    },
+    /// Close a handle, and let go of `told` when that is done.
+    Close {
+        session: u64,
+        handle: u64,
+        told: Option<oneshot::Sender<()>>,
+    },
+    /// Make a call that nobody waits for.
+    Call(FollowUp),
 }
 
 #[derive(Default)]
 struct Waiting {
     calls: Vec<Call>,
+    wishes: Vec<Wish>,
     /// No further calls are taken; the session is to end.
     closing: bool,
 }
@@ -40,12 +68,36 @@ impl Queue {
             waiting: Mutex::default(),
             wake: Notify::new(),
             places: Semaphore::new(MAX_IN_FLIGHT_PER_SESSION),
+            last_watch: AtomicU64::new(0),
         }
     }
 
-    /// Makes a call and waits for its answer. Dropping the future gives up waiting, not the call.
-    pub(crate) async fn call(&self, operation: v1::operation::Operation, allowed: Duration) -> Answer {
-        let has_effect = has_effect(&operation);
+    /// A number that no watch of this client had.
+    pub(crate) fn next_watch(&self) -> u64 {
+        self.last_watch.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Leaves a wish.
+    pub(crate) fn wish(&self, wish: Wish) -> Result<(), Error> {
+        let mut waiting = self.waiting.lock();
+        if waiting.closing {
+            return Err(Error::closed(false));
+        }
+        waiting.wishes.push(wish);
+        drop(waiting);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Makes a call and waits for its answer. Dropping the future gives up waiting, not the call. `grip`: the handle
+    /// that it is made through.
+    pub(crate) async fn call(
+        &self,
+        operation: v1::operation::Operation,
+        allowed: Duration,
+        grip: Option<Arc<Grip>>,
+    ) -> Answer {
+        let (has_effect, lasting) = (has_effect(&operation), Lasting::of(&operation));
         let operation = v1::Operation { operation: Some(operation) };
         let size = operation.encoded_len() + CALL_OVERHEAD;
         if size > MAX_BATCH_BYTES {
@@ -54,7 +106,9 @@ impl Queue {
         let deadline = Instant::now() + allowed;
         self.take_place(&operation, deadline, allowed).await?;
         let (reply, answer) = oneshot::channel();
-        self.push(Call { operation, size, has_effect, deadline, allowed, reply })?;
+        let session = grip.as_ref().map(|grip| grip.session);
+        let reply = Reply::Caller(reply);
+        self.push(Call { operation, size, has_effect, deadline, allowed, grip, session, lasting, reply })?;
         // The task drops a call unanswered only when its runtime is being shut down.
         answer.await.unwrap_or_else(|_| Err(Error::closed(has_effect)))
     }
@@ -82,19 +136,28 @@ impl Queue {
         if waiting.closing {
             return Err(Error::closed(false));
         }
+        if let Some(grip) = &call.grip {
+            grip.queue(&call.operation);
+        }
         waiting.calls.push(call);
-        if waiting.calls.len() == 1 {
+        if waiting.calls.len() == 1 && waiting.wishes.is_empty() {
             drop(waiting);
             self.wake.notify_one();
         }
         Ok(())
     }
 
-    /// Moves what waits into `into`, which must be empty, and says whether the client is closing.
-    pub(crate) fn drain(&self, into: &mut Vec<Call>) -> bool {
+    /// Moves what waits into `calls`, which must be empty, and `wishes`, and says whether the client is closing.
+    pub(crate) fn drain(&self, calls: &mut Vec<Call>, wishes: &mut Vec<Wish>) -> bool {
         let mut waiting = self.waiting.lock();
-        std::mem::swap(&mut waiting.calls, into);
+        std::mem::swap(&mut waiting.calls, calls);
+        wishes.append(&mut waiting.wishes);
         waiting.closing
+    }
+
+    /// Takes a place for a call of the task's own, if there is one.
+    pub(crate) fn try_place(&self) -> bool {
+        self.places.try_acquire().map(|place| place.forget()).is_ok()
     }
 
     /// Waits until there was something to drain.
@@ -114,11 +177,6 @@ impl Queue {
         self.places.close();
         self.wake.notify_one();
     }
-}
-
-fn has_effect(operation: &v1::operation::Operation) -> bool {
-    use v1::operation::Operation as Op;
-    !matches!(operation, Op::GetContents(_) | Op::GetStat(_) | Op::ReadDirectory(_) | Op::GetCounter(_))
 }
 
 fn too_large(operation: &v1::Operation, size: usize) -> Error {

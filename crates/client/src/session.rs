@@ -3,10 +3,11 @@
 //! Each turn of its loop waits for one event (a reply, calls to send, a connection, a time) and then does all
 //! that is due, so there is one place where each thing happens.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bramah_wire::limits::MAX_CALLS_PER_MESSAGE;
+use bramah_wire::limits::{DEFAULT_DEADLINE, MAX_CALLS_PER_MESSAGE};
 use bramah_wire::transport::Transport;
 use bramah_wire::v1;
 use bramah_wire::v1::failure::Code;
@@ -16,7 +17,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -24,13 +25,19 @@ use tonic::transport::Channel;
 use crate::addresses::Addresses;
 use crate::budget::RetryBudget;
 use crate::builder::Route;
-use crate::calls::{Call, Calls};
+use crate::calls::{Call, Calls, is_passing};
 use crate::error::Error;
+use crate::grip::{Ended, FollowUp};
+use crate::handles::Handles;
 use crate::lease::Lease;
 use crate::link::{self, Greeting, Link, OpenError};
-use crate::queue::{MAX_BATCH_BYTES, Queue};
+use crate::queue::{MAX_BATCH_BYTES, Queue, Wish};
+use crate::session_events::SessionEvent;
 use crate::timer::Timer;
+use crate::token::Token;
+use crate::watches::Watches;
 
+mod background;
 mod connections;
 mod ends;
 
@@ -40,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) route: Route,
     pub(crate) name: String,
     pub(crate) lease_ms: u32,
+    pub(crate) grace: Duration,
+    pub(crate) token: Token,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) seed: Option<u64>,
 }
@@ -54,6 +63,14 @@ pub(crate) struct View {
     pub(crate) lease_until: Option<Instant>,
     /// For calls outside of the stream; none while there is no connection.
     pub(crate) channel: Option<Channel>,
+}
+
+/// What the task shares with the application's side.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) view: Arc<Mutex<View>>,
+    pub(crate) handles: Arc<Handles>,
 }
 
 /// Somebody waits for the first session.
@@ -72,7 +89,6 @@ struct Attempt {
     started: Instant,
 }
 
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 enum Event {
     Reply(Result<Option<v1::SessionReply>, Status>),
     Attempted(Result<(Link, Greeting), OpenError>),
@@ -85,9 +101,17 @@ pub(crate) struct Session {
     settings: Settings,
     queue: Arc<Queue>,
     view: Arc<Mutex<View>>,
+    handles: Arc<Handles>,
+    events: broadcast::Sender<SessionEvent>,
     opening: Option<Opening>,
     calls: Calls,
+    watches: Watches,
     drained: Vec<Call>,
+    wishes: Vec<Wish>,
+    /// Handles to close, and who waits for it.
+    closes: Vec<(u64, Option<oneshot::Sender<()>>)>,
+    /// Calls of the task's own.
+    background: VecDeque<FollowUp>,
     budget: RetryBudget,
     random: StdRng,
     addresses: Addresses,
@@ -98,6 +122,10 @@ pub(crate) struct Session {
     cell: String,
     nonce: Bytes,
     lease: Lease,
+    /// The lease ran out, and nobody knows yet whether the session lives (spec S-4).
+    jeopardy: bool,
+    /// When the cell is asked what it has not said of handles on a new connection.
+    look_at: Option<Instant>,
     link: Option<Link>,
     attempt: Option<Attempt>,
     /// The present link has given a reply after its greeting.
@@ -129,11 +157,12 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new(
         settings: Settings,
-        queue: Arc<Queue>,
-        view: Arc<Mutex<View>>,
+        common: Common,
+        events: broadcast::Sender<SessionEvent>,
         opening: Opening,
         done: watch::Sender<()>,
     ) -> Self {
+        let Common { queue, view, handles } = common;
         let now = Instant::now();
         let mut random = settings.seed.map_or_else(rand::make_rng, StdRng::seed_from_u64);
         let first = match settings.route {
@@ -147,9 +176,15 @@ impl Session {
             settings,
             queue,
             view,
+            handles,
+            events,
             opening: Some(opening),
             calls: Calls::default(),
+            watches: Watches::default(),
             drained: Vec::new(),
+            wishes: Vec::new(),
+            closes: Vec::new(),
+            background: VecDeque::new(),
             budget: RetryBudget::new(now),
             random,
             addresses,
@@ -158,6 +193,8 @@ impl Session {
             cell: String::new(),
             nonce,
             lease: Lease::default(),
+            jeopardy: false,
+            look_at: None,
             link: None,
             attempt: None,
             proved: false,
@@ -220,10 +257,13 @@ impl Session {
         self.take_calls(now);
         let addresses = &self.addresses;
         self.calls.tick(now, || addresses.troubles());
+        self.watches.tick(now);
         self.watch_link(now);
         self.watch_refusal(now);
+        self.watch_lease(now);
         self.watch_opening(now);
         self.watch_end(now);
+        self.make_own_calls(now);
         self.flush(now);
         self.connect(now);
         self.queue.release(self.calls.take_released());
@@ -231,16 +271,36 @@ impl Session {
     }
 
     fn take_calls(&mut self, now: Instant) {
-        let closing = self.queue.drain(&mut self.drained);
+        let closing = self.queue.drain(&mut self.drained, &mut self.wishes);
         for call in self.drained.drain(..) {
             self.calls.submit(call);
+        }
+        for wish in std::mem::take(&mut self.wishes) {
+            self.grant(wish);
         }
         if closing {
             self.closing_since.get_or_insert(now);
         }
-        if !self.calls.is_empty() {
+        if !self.is_idle() {
             self.last_busy = now;
         }
+    }
+
+    fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Watch { number, interest, inbox } => self.watches.begin(number, interest, inbox),
+            Wish::Unwatch { number } => self.watches.end(number),
+            // Another session's handle is closed already.
+            Wish::Close { session, handle, told } if session == self.id => self.closes.push((handle, told)),
+            Wish::Close { .. } => {}
+            Wish::Call(call) => self.background.push_back(call),
+        }
+    }
+
+    /// Whether nothing needs the session (spec S-1).
+    fn is_idle(&self) -> bool {
+        let waiting = self.closes.is_empty() && self.background.is_empty();
+        waiting && self.calls.is_empty() && self.watches.is_empty() && self.handles.is_empty()
     }
 
     // What the replica says.
@@ -257,6 +317,8 @@ impl Session {
             self.addresses.members(reply.members.iter().map(|member| &*member.client_address));
         }
         self.calls.answered(reply.answers, now, &mut self.budget, &mut self.random);
+        self.told_of_handles(reply.handles, reply.all_handles, now);
+        self.watches.replied(reply.events, reply.watches, reply.revision, now);
         if reply.lease_ms > 0 {
             self.lease.extended(Duration::from_millis(reply.lease_ms.into()));
             self.view.lock().lease_until = self.lease.until();
@@ -267,6 +329,15 @@ impl Session {
         if let Some(failure) = reply.ended {
             self.told_the_end(failure, now);
         }
+    }
+
+    fn told_of_handles(&mut self, states: Vec<v1::HandleState>, all: bool, now: Instant) {
+        if all {
+            // Changes were left out: of those that are not told as they were the cell is asked.
+            self.handles.unconfirmed();
+            self.look_at = Some(now);
+        }
+        self.background.extend(self.handles.told(states));
     }
 
     fn told_the_end(&mut self, failure: v1::Failure, now: Instant) {
@@ -292,10 +363,11 @@ impl Session {
     fn flush(&mut self, now: Instant) {
         self.blocked = false;
         let mut end = self.ending.is_some_and(|(_, sent)| !sent);
-        let calls = self.ending.is_none() && self.refused_since.is_none();
+        let open = self.ending.is_none() && self.refused_since.is_none();
+        let calls = open && !self.jeopardy;
         let mut keep_alive = self.link.is_some() && self.wants_keep_alive(now);
         let Some(link) = &self.link else { return };
-        while end || keep_alive || (calls && self.calls.has_unsent()) {
+        while end || keep_alive || (calls && self.calls.has_unsent()) || (open && self.watches.has_unsent()) {
             let place = match link.requests.try_reserve() {
                 Ok(place) => place,
                 Err(TrySendError::Full(())) => {
@@ -307,11 +379,21 @@ impl Session {
             };
             let most = if calls { MAX_CALLS_PER_MESSAGE } else { 0 };
             let batch = self.calls.next_batch(now, most, MAX_BATCH_BYTES);
-            if batch.is_empty() && !keep_alive && !end {
+            let (watches, unwatches) = if open { self.watches.next_batch() } else { Default::default() };
+            if batch.is_empty() && watches.is_empty() && unwatches.is_empty() && !keep_alive && !end {
                 return;
             }
             let confirmed = self.calls.confirmed();
-            place.send(v1::SessionRequest { open: None, calls: batch, confirmed, keep_alive, end });
+            let calls = batch;
+            place.send(v1::SessionRequest {
+                open: None,
+                calls,
+                confirmed,
+                keep_alive,
+                end,
+                watches,
+                unwatches,
+            });
             if keep_alive {
                 self.lease.ask(now);
             }
@@ -325,7 +407,9 @@ impl Session {
 
     /// When something has to be done next if nothing happens before.
     fn next_due(&self) -> Option<Instant> {
-        let times = [self.calls.next_due(), self.connection_due(), self.end_due()];
+        let looking = self.look_at.filter(|_| self.link.is_some());
+        let times =
+            [self.calls.next_due(), self.connection_due(), self.end_due(), self.watches.next_due(), looking];
         times.into_iter().flatten().min()
     }
 }
@@ -334,18 +418,18 @@ impl Drop for Session {
     /// However the task ends, nobody is left waiting.
     fn drop(&mut self) {
         self.queue.close();
-        self.queue.drain(&mut self.drained);
+        self.queue.drain(&mut self.drained, &mut self.wishes);
         for call in self.drained.drain(..) {
             self.calls.submit(call);
         }
+        for wish in std::mem::take(&mut self.wishes) {
+            self.grant(wish);
+        }
+        self.handles.session_over(&Ended::ClientClosed);
         self.calls.fail_all(Error::closed);
+        self.watches.fail_all(&Error::closed(false));
         *self.view.lock() = View::default();
     }
-}
-
-/// Whether a refusal speaks of the replica's state now, so that another replica or time may do better.
-fn is_passing(code: Code) -> bool {
-    matches!(code, Code::Overloaded | Code::Unavailable | Code::DeadlineExceeded | Code::Internal)
 }
 
 fn new_nonce(random: &mut StdRng) -> Bytes {

@@ -7,12 +7,13 @@ use bramah_wire::transport::{Tcp, Transport, channel};
 use bramah_wire::v1;
 use serde::Serialize;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
-use crate::builder::{check_address, check_deadline};
+use crate::builder::{ClientBuilder, check_address, check_deadline};
 use crate::client::Client;
 use crate::error::{Error, with_causes};
 use crate::link::{self, TIMEOUTS};
+use crate::token::Token;
 
 /// What a replica says of itself and its cell.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -155,7 +156,8 @@ impl Client {
             });
         };
         let request = v1::StatusRequest { digest: false };
-        bounded(&address, self.deadline(), async { ask(&address, channel, request).await }).await
+        let token = &self.shared.token;
+        bounded(&address, self.deadline(), async { ask(&address, channel, token, request).await }).await
     }
 
     /// How the replica at `address` (`host:port`) sees itself and its cell, without a session; with
@@ -177,15 +179,25 @@ impl Client {
         digest: bool,
         deadline: Duration,
     ) -> Result<ReplicaStatus, Error> {
+        Self::builder().transport(transport).deadline(deadline).status_of(address, digest).await
+    }
+}
+
+impl ClientBuilder {
+    /// As [`Client::status_of`], with the deadline, token and transport that are set here.
+    ///
+    /// # Errors
+    /// As [`Client::status_of`]; [`Error::Unauthenticated`] and [`Error::PermissionDenied`] for a token that is not good.
+    pub async fn status_of(&self, address: &str, digest: bool) -> Result<ReplicaStatus, Error> {
         check_address(address)?;
-        check_deadline(deadline)?;
+        check_deadline(self.deadline)?;
         let asking = async {
-            let channel = channel(transport, address, TIMEOUTS)
+            let channel = channel(self.transport.clone(), address, TIMEOUTS)
                 .await
                 .map_err(|error| unavailable(format!("{address}: {}", with_causes(&error))))?;
-            ask(address, channel, v1::StatusRequest { digest }).await
+            ask(address, channel, &self.token, v1::StatusRequest { digest }).await
         };
-        bounded(address, deadline, asking).await
+        bounded(address, self.deadline, asking).await
     }
 }
 
@@ -202,14 +214,22 @@ async fn bounded<T>(
     })
 }
 
-async fn ask(address: &str, channel: Channel, request: v1::StatusRequest) -> Result<ReplicaStatus, Error> {
-    let reply = link::client(channel).status(Request::new(request)).await;
+async fn ask(
+    address: &str,
+    channel: Channel,
+    token: &Token,
+    request: v1::StatusRequest,
+) -> Result<ReplicaStatus, Error> {
+    let request = token.sign(request).await.map_err(|message| Error::InvalidArgument { message })?;
+    let reply = link::client(channel).status(request).await;
     reply.map(|reply| reply.into_inner().into()).map_err(|status| failed(address, &status))
 }
 
 fn failed(address: &str, status: &Status) -> Error {
     let message = format!("{address}: {}", link::describe(status));
     match status.code() {
+        Code::Unauthenticated => Error::Unauthenticated { message },
+        Code::PermissionDenied => Error::PermissionDenied { message },
         Code::DeadlineExceeded => Error::DeadlineExceeded { message, may_have_been_done: false },
         _ => unavailable(message),
     }

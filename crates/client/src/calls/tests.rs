@@ -31,7 +31,11 @@ impl Bench {
         let (reply, answer) = oneshot::channel();
         let operation = v1::Operation { operation: Some(operation) };
         let deadline = self.now + ALLOWED;
-        self.calls.submit(Call { operation, size, has_effect, deadline, allowed: ALLOWED, reply });
+        let (grip, session, lasting) = (None, None, Lasting::No);
+        let reply = Reply::Caller(reply);
+        let call =
+            Call { operation, size, has_effect, deadline, allowed: ALLOWED, grip, session, lasting, reply };
+        self.calls.submit(call);
         answer
     }
 
@@ -71,7 +75,7 @@ impl Bench {
 
 fn value_of(answer: &mut Receiver<Answer>) -> i64 {
     match answer.try_recv() {
-        Ok(Ok(v1::outcome::Outcome::Counter(counter))) => counter.value,
+        Ok(Ok(Answered { outcome: v1::outcome::Outcome::Counter(counter), .. })) => counter.value,
         other => panic!("no value: {other:?}"),
     }
 }

@@ -7,9 +7,12 @@ use bramah_wire::v1::failure::Code;
 use rand::RngExt;
 use tokio::time::Instant;
 
-use super::{Attempt, Session, View, is_passing};
+use super::background::LOOK_AFTER;
+use super::{Attempt, Session, View, is_passing, new_nonce};
 use crate::builder::Route;
 use crate::link::{self, Greeting, Link, OpenError};
+use crate::session_events::SessionEvent;
+use crate::status::Leader;
 
 /// A replica that owes answers and says nothing is left after so many times what it took to connect to it, which
 /// is one round trip: an answer may take three, by way of the leader and a majority.
@@ -34,6 +37,10 @@ impl Session {
             return;
         }
         if known.is_none_or(|known| *known != leader) {
+            if known.is_some() {
+                let v1::Leader { replica, term, address } = leader.clone();
+                self.tell(SessionEvent::LeaderChanged { leader: Leader { replica, term, address } });
+            }
             self.next_move = self.next_move.min(now + MOVE_REST);
             self.leader = Some(leader);
             // What was refused for want of a leader need not rest any longer.
@@ -63,7 +70,8 @@ impl Session {
 
     pub(super) fn wants_link(&self) -> bool {
         let open = self.closing_since.is_none() && (self.id != 0 || self.opening.is_some());
-        open || !self.calls.is_empty()
+        let watches = self.closing_since.is_none() && !self.watches.is_empty();
+        open || watches || !self.calls.is_empty()
     }
 
     /// The leader's address, when the session belongs there and `link` leads somewhere else.
@@ -79,7 +87,8 @@ impl Session {
             lease_ms: self.settings.lease_ms,
             client: self.settings.name.clone(),
         };
-        let link = Box::pin(link::open(self.settings.transport.clone(), address.clone(), request));
+        let (transport, token) = (self.settings.transport.clone(), self.settings.token.clone());
+        let link = Box::pin(link::open(transport, token, address.clone(), request));
         self.attempt = Some(Attempt { link, address, moving, started: now });
     }
 
@@ -92,7 +101,11 @@ impl Session {
             Err(OpenError::Unreachable(text)) => self.attempt_failed(&attempt, text, now),
             Err(OpenError::Refused(failure)) => match failure.code() {
                 Code::SessionExpired if self.id != 0 => self.session_over(&failure.message, now),
-                Code::SessionExpired => self.attempt_failed(&attempt, failure.message, now),
+                Code::SessionExpired => {
+                    // It was opened by an earlier try, and has expired since: another one needs another secret.
+                    self.nonce = new_nonce(&mut self.random);
+                    self.attempt_failed(&attempt, failure.message, now);
+                }
                 code if is_passing(code) => {
                     self.attempt_failed(&attempt, failure.message, now);
                     let told = now + Duration::from_millis(failure.retry_after_ms.into()).min(ROUND_REST.1);
@@ -126,14 +139,19 @@ impl Session {
     }
 
     fn install(&mut self, attempt: &Attempt, link: Link, greeting: Greeting, now: Instant) {
-        let Greeting { opened, leader } = greeting;
+        let Greeting { opened, leader, handles } = greeting;
         if opened.session == 0 || (self.id != 0 && opened.session != self.id) {
             let text = format!("asked for session {} the replica opened {}", self.id, opened.session);
             return self.attempt_failed(attempt, text, now);
         }
         // A link that was there before is dropped, and what it owed is asked again here.
         self.calls.connection_lost();
+        self.watches.connection_lost();
         self.id = opened.session;
+        self.calls.session_is(self.id);
+        self.handles.session_is(self.id);
+        self.background.extend(self.handles.told(handles));
+        self.look_at = (!self.handles.is_empty()).then_some(now + LOOK_AFTER);
         self.addresses.settle(&link.address);
         if !opened.members.is_empty() {
             self.addresses.members(opened.members.iter().map(|member| &*member.client_address));
@@ -167,6 +185,7 @@ impl Session {
         self.link = None;
         self.view.lock().channel = None;
         self.calls.connection_lost();
+        self.watches.connection_lost();
         self.lease.forget_asked();
         (self.owed_since, self.suspected) = (None, None);
     }

@@ -7,6 +7,8 @@ use tokio::time::Instant;
 
 use super::{Session, View, new_nonce};
 use crate::error::Error;
+use crate::grip::Ended;
+use crate::session_events::SessionEvent;
 
 /// Spec S-1: a session without a call for so long is ended.
 const IDLE: Duration = Duration::from_secs(60);
@@ -38,6 +40,32 @@ impl Session {
         }
     }
 
+    /// Jeopardy begins and ends, and with the grace period the session (spec S-4; Chubby §2.8).
+    pub(super) fn watch_lease(&mut self, now: Instant) {
+        let Some(until) = self.lease.until().filter(|_| self.ending.is_none()) else { return };
+        let (session, grace) = (self.id, self.settings.grace);
+        if now < until {
+            if std::mem::take(&mut self.jeopardy) {
+                self.tell(SessionEvent::Safe { session });
+            }
+            return;
+        }
+        if !std::mem::replace(&mut self.jeopardy, true) {
+            let grace = (until + grace).saturating_duration_since(now);
+            self.tell(SessionEvent::Jeopardy { session, grace });
+        }
+        if now >= until + grace {
+            let reason = format!("its lease ran out, and nobody extended it for {} s", grace.as_secs_f64());
+            self.session_over(&reason, now);
+        }
+    }
+
+    pub(super) fn tell(&self, event: SessionEvent) {
+        tracing::debug!(?event, "session");
+        // Nobody may be listening.
+        let _ = self.events.send(event);
+    }
+
     /// Ends the session when it was idle for long, or when the client closes.
     pub(super) fn watch_end(&mut self, now: Instant) {
         if let Some((until, _)) = self.ending
@@ -45,7 +73,7 @@ impl Session {
         {
             self.end_session(now);
         }
-        let idle = self.calls.is_empty() && now >= self.last_busy + IDLE;
+        let idle = self.is_idle() && now >= self.last_busy + IDLE;
         if idle && self.id != 0 && self.ending.is_none() {
             self.begin_end(now + END_TIMEOUT, now);
         }
@@ -75,24 +103,39 @@ impl Session {
 
     pub(super) fn session_over(&mut self, reason: &str, now: Instant) {
         let message = format!("session {} of cell {} is over: {reason}", self.id, self.cell);
-        tracing::debug!(session = self.id, %reason, "the session is over");
+        if self.id != 0 {
+            self.tell(SessionEvent::Expired { session: self.id, reason: reason.to_owned() });
+        }
         self.forget_session(&message, now);
     }
 
     fn forget_session(&mut self, message: &str, now: Instant) {
         self.drop_link();
+        let end = match self.closing_since {
+            Some(_) => Ended::ClientClosed,
+            None => Ended::SessionExpired(message.to_owned()),
+        };
+        // Before the calls: who hears that the session expired must find its handles dead.
+        self.handles.session_over(&end);
+        *self.view.lock() = View::default();
         self.calls.session_lost(message);
+        self.closes.clear();
+        self.background.clear();
+        (self.jeopardy, self.look_at) = (false, None);
         self.id = 0;
         self.nonce = new_nonce(&mut self.random);
         self.lease.clear();
         (self.attempt, self.refused_since, self.ending) = (None, None, None);
         self.next_attempt = now;
-        *self.view.lock() = View::default();
     }
 
     /// The cell will not have this client at all: trying again is of no use.
     pub(super) fn refused_for_good(&mut self, failure: &v1::Failure, now: Instant) {
+        if self.id != 0 {
+            self.tell(SessionEvent::Expired { session: self.id, reason: failure.message.clone() });
+        }
         self.calls.fail_all(|uncertain| Error::from_failure(failure.clone(), uncertain));
+        self.watches.fail_all(&Error::from_failure(failure.clone(), false));
         self.forget_session(&failure.message, now);
         if let Some(opening) = self.opening.take() {
             let _ = opening.reply.send(Err(Error::from_failure(failure.clone(), false)));
@@ -104,8 +147,10 @@ impl Session {
     pub(super) fn end_due(&self) -> Option<Instant> {
         let ending = self.ending.map(|(until, _)| until);
         let may_end = self.ending.is_none();
-        let idle = may_end && self.id != 0 && self.calls.is_empty();
+        let idle = may_end && self.id != 0 && self.is_idle();
+        let grace = if self.jeopardy { self.settings.grace } else { Duration::ZERO };
         let times = [
+            self.lease.until().filter(|_| may_end).map(|until| until + grace),
             ending,
             idle.then(|| self.last_busy + IDLE),
             self.closing_since.filter(|_| may_end).map(|since| since + CLOSING_CALLS),

@@ -244,10 +244,12 @@ fn perform(counters: &mut HashMap<String, i64>, operation: v1::operation::Operat
 fn page(read: &v1::ReadDirectory) -> v1::DirectoryPage {
     let names = (0..2500).map(|index| format!("file-{index:04}")).filter(|name| *name > read.after);
     let stat = v1::Stat { kind: v1::Kind::File.into(), length: 5, ..Default::default() };
-    let mut entries: Vec<_> = names.map(|name| v1::DirectoryEntry { name, stat: Some(stat) }).collect();
-    let more = entries.len() > read.limit as usize;
-    entries.truncate(read.limit as usize);
-    v1::DirectoryPage { entries, more }
+    let entry = |name| v1::DirectoryEntry { name, stat: Some(stat.clone()) };
+    let mut entries: Vec<_> = names.map(entry).collect();
+    let limit = if read.limit == 0 { 1000 } else { read.limit as usize };
+    let more = entries.len() > limit;
+    entries.truncate(limit);
+    v1::DirectoryPage { entries, more, revision: 7.max(read.at_revision) }
 }
 
 struct Replica {
