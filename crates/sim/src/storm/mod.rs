@@ -480,7 +480,7 @@ impl Storm {
                 self.replicas[replica].disk.died();
                 self.restart_later(replica, 700);
             }
-            disk::Explanation::Alone => {
+            disk::Explanation::Alone | disk::Explanation::NoRoom => {
                 self.replicas[replica].disk.died();
                 self.restart_later(replica, 700);
             }
