@@ -385,6 +385,7 @@ impl Cell {
             disk_free_bytes: self.inner.world.disk.free_bytes(&self.inner.config.data).unwrap_or(0),
             uptime: self.inner.started.elapsed(),
             members: self.members(),
+            voter_sets: metrics.membership_config.membership().get_joint_config().clone(),
             trouble: match (self.inner.retired.get(), metrics.running_state) {
                 (Some(why), _) => why.clone(),
                 (None, Err(fatal)) => fatal.to_string(),

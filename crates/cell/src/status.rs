@@ -1,5 +1,6 @@
 //! How a replica sees itself.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::consensus::{Member, ReplicaId};
@@ -42,6 +43,9 @@ pub struct Status {
     pub uptime: Duration,
     /// The members, and whether each votes.
     pub members: Vec<(ReplicaId, Member, bool)>,
+    /// Those whose majority decides, by the newest entry of the log that says so; two sets during a joint change
+    /// (Raft §6), and then a majority of each.
+    pub voter_sets: Vec<BTreeSet<ReplicaId>>,
     /// Empty when well; else what stopped the engine.
     pub trouble: String,
 }

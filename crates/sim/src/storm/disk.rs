@@ -47,6 +47,8 @@ pub enum Explanation {
     Passing,
     /// It was to be repaired, and nobody was there to ask: its operator tries again.
     Alone,
+    /// It was to begin with an empty folder on a full disk: its operator makes room.
+    NoRoom,
     /// Nothing that the storm did.
     None,
 }
@@ -281,8 +283,16 @@ impl HostDisk {
         if state.damaged && why.contains("damaged") {
             return Explanation::Damage;
         }
-        // A full disk explains nothing: it must not end a replica (spec G-8).
+        // A full disk must not end a replica that has a log (spec G-8); without room for one it can't begin.
+        if state.full.is_some() && why.contains("no storage space") && !self.has_a_log() {
+            return Explanation::NoRoom;
+        }
         if why.contains(INJECTED) { Explanation::Passing } else { Explanation::None }
+    }
+
+    fn has_a_log(&self) -> bool {
+        let of_entries = |path: &PathBuf| path.to_string_lossy().contains("/segment-");
+        self.disk.files().iter().any(|path| of_entries(path) && !self.disk.contents(path).is_empty())
     }
 
     /// The names of all steps that storage operations have taken so far.

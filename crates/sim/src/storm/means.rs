@@ -325,12 +325,17 @@ impl Storm {
         self.start_application(number);
     }
 
-    /// Whether one replica's data may be destroyed: only while all others have theirs, found damaged or not.
+    /// Whether one replica's data may be destroyed: only while all others have theirs, found damaged or not, and are a
+    /// majority without it in the eyes of everybody.
     pub fn may_damage(&mut self, replica: usize) -> bool {
         let is_whole = |other: &Replica| {
             !other.disk.is_damaged() && other.cell().is_some_and(|cell| cell.status().trouble.is_empty())
         };
-        let others = self.replicas.iter().enumerate().filter(|(other, it)| *other != replica && !it.retired);
-        others.into_iter().all(|(_, other)| is_whole(other))
+        let mut others =
+            self.replicas.iter().enumerate().filter(|(other, it)| *other != replica && !it.retired);
+        let number = self.replicas[replica].number;
+        let sets = self.replicas.iter().filter_map(Replica::cell).flat_map(|cell| cell.status().voter_sets);
+        let is_spared = sets.into_iter().all(|voters| !voters.contains(&number) || voters.len() > 2);
+        is_spared && others.all(|(_, other)| is_whole(other))
     }
 }

@@ -36,6 +36,9 @@ const CONVERGENCE_LIMIT_MS: u64 = 60_000;
 const LONGEST_CHANGE_MS: u64 = 20_000;
 /// Nothing strikes while the cell starts, in milliseconds.
 const CALM_MS: u64 = 1_500;
+/// An idle machine is run this often, in milliseconds. Machines that are far apart are run less often, which is as
+/// exact: nothing that one does can reach another any sooner.
+const QUANTUM_MS: u64 = 5;
 /// How long a packet takes from continent to continent, in milliseconds.
 const FAR_MS: (u64, u64) = (20, 70);
 /// How often the replicas' states are compared, in milliseconds.
@@ -65,8 +68,6 @@ pub struct Plan {
     pub far_apart: bool,
     /// Names of the faults that strike; none: calm.
     pub faults: Vec<String>,
-    /// An idle machine is run this often, in milliseconds.
-    pub quantum_ms: u64,
     /// Instead of faults: so many leaders crash, one after the other, and how long nobody is served is measured.
     pub leader_crashes: u64,
 }
@@ -110,7 +111,6 @@ impl Plan {
             think: Duration::from_millis(300),
             far_apart: random.random_ratio(1, 5),
             faults: chosen,
-            quantum_ms: 5,
             leader_crashes: 0,
         }
     }
@@ -173,7 +173,7 @@ impl Storm {
     fn begin(plan: Plan) -> Self {
         let timeline = Timeline::default();
         let mut storm = Self {
-            engine: Engine::new(plan.seed, plan.quantum_ms),
+            engine: Engine::new(plan.seed, if plan.far_apart { FAR_MS.0 } else { QUANTUM_MS }),
             replicas: Vec::new(),
             watch: Watch::new(timeline.clone()),
             timeline,
@@ -480,7 +480,7 @@ impl Storm {
                 self.replicas[replica].disk.died();
                 self.restart_later(replica, 700);
             }
-            disk::Explanation::Alone => {
+            disk::Explanation::Alone | disk::Explanation::NoRoom => {
                 self.replicas[replica].disk.died();
                 self.restart_later(replica, 700);
             }
