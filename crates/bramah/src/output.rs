@@ -23,16 +23,23 @@ pub enum Exit {
     OfCommand(u8),
 }
 
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        ExitCode::from(match exit {
+impl Exit {
+    /// The number.
+    pub fn code(self) -> u8 {
+        match self {
             Exit::Done => 0,
             Exit::Refused => 1,
             Exit::Usage => 2,
             Exit::Unavailable => 3,
             Exit::Unknown => 4,
             Exit::OfCommand(code) => code,
-        })
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit.code())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bramah_client::{Client, Route};
+use bramah_client::{Client, Handle, LockMode, Route, WatchEvent};
 use bytes::Bytes;
 
 use super::target::{Contender, Deliveries, KEY_FOLDER, LOCK_FOLDER, Names, Target, WATCHED};
@@ -41,7 +41,42 @@ impl Bramah {
     }
 }
 
+/// One that wants a lock, with a handle of its own.
+pub(crate) struct BramahContender(Handle);
+
+impl Contender for BramahContender {
+    async fn acquire_and_release(&mut self) -> Result<(), String> {
+        self.0.acquire(LockMode::Exclusive).await.map_err(|error| error.to_string())?;
+        self.0.release().await.map_err(|error| error.to_string())
+    }
+}
+
 impl Target for Bramah {
+    type Contender = BramahContender;
+
+    async fn contender(&self, lock: usize) -> Result<BramahContender, String> {
+        let open = self.client.open(format!("{LOCK_FOLDER}/{lock:05}")).write().create().parents();
+        open.await.map(BramahContender).map_err(|error| error.to_string())
+    }
+
+    /// Each watcher is a task of its own, as in an application.
+    async fn watch(&self, watchers: usize, deliveries: Deliveries) -> Result<(), String> {
+        for _ in 0..watchers {
+            let mut watch = self.client.watch(WATCHED).await.map_err(|error| error.to_string())?;
+            let deliveries = deliveries.clone();
+            tokio::spawn(async move {
+                while let Ok(event) = watch.next().await {
+                    deliveries.add(usize::from(matches!(event, WatchEvent::Happened(_))));
+                }
+            });
+        }
+        Ok(())
+    }
+
+    async fn write_watched(&self, value: Bytes) -> Result<(), String> {
+        self.client.set(WATCHED, value).await.map(drop).map_err(|error| error.to_string())
+    }
+
     async fn write(&self, key: usize, value: Bytes) -> Result<(), String> {
         self.client
             .set(self.names.keys[key].as_str(), value)

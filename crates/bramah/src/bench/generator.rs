@@ -104,7 +104,7 @@ pub(crate) async fn run<T: Target>(
         }
         Workload::Watch => run_watchers(connections, clients, plan).await,
         _ => {
-            let target = |caller| connections[caller % connections.len()].clone();
+            let target = |caller: usize| connections[caller % connections.len()].clone();
             let using = (0..clients).map(|caller| Using { target: target(caller), plan: plan.clone() });
             run_callers(using.collect(), plan).await
         }

@@ -21,8 +21,8 @@ pub struct LockArgs {
     #[arg(long, conflicts_with = "count")]
     pub shared: bool,
     /// Let so many hold it at once, each alone in its place (a semaphore)
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub count: Option<u32>,
+    #[arg(long)]
+    pub count: Option<usize>,
     /// How long to wait for it; 0s: not at all [default: as long as it takes]
     #[arg(long, value_parser = value::duration)]
     pub wait: Option<Duration>,

@@ -45,10 +45,10 @@ pub async fn run(shared: &Shared, args: DevArgs) -> Result<(), Failure> {
     };
     tokio::select! {
         () = stopping => Ok(()),
-        () = signals.next() => std::process::exit(crate::output::Exit::Refused as i32),
+        () = signals.next() => std::process::exit(crate::output::Exit::Refused.code().into()),
         () = tokio::time::sleep(STOP_LIMIT) => {
             Failure::refused(format!("the cell had not stopped within {STOP_LIMIT:?}")).write(shared.is_json());
-            std::process::exit(crate::output::Exit::Refused as i32)
+            std::process::exit(crate::output::Exit::Refused.code().into())
         }
     }
 }

@@ -46,17 +46,20 @@ async fn hold(shared: &Shared, args: &LockArgs, name: &str) -> Result<(), Failur
     after(ended?, &format!("the lock {name}"))
 }
 
-async fn hold_permit(shared: &Shared, args: &LockArgs, name: &str, count: u32) -> Result<(), Failure> {
+async fn hold_permit(shared: &Shared, args: &LockArgs, name: &str, count: usize) -> Result<(), Failure> {
     let client = long_client(shared, "bramah lock").await?;
-    let semaphore = client.semaphore(name, count);
+    let semaphore = client.semaphore(name, count)?;
     let permit = match args.wait {
-        None => semaphore.acquire().await?,
+        None => Some(semaphore.acquire().await?),
         Some(Duration::ZERO) => semaphore.try_acquire().await?,
-        Some(wait) => semaphore.acquire_within(wait).await?,
+        Some(wait) => tokio::time::timeout(wait, semaphore.acquire()).await.ok().transpose()?,
     };
-    let environment =
-        [("BRAMAH_LOCK", name.to_owned()), ("BRAMAH_SEQUENCER", permit.lock().sequencer().to_string())];
-    let lost = async { why(&permit.lock().lost().await) };
+    let Some(permit) = permit else {
+        client.close().await;
+        return Err(Failure::refused(format!("all {count} permits of {name} are taken; wait longer, or try again")));
+    };
+    let environment = [("BRAMAH_LOCK", name.to_owned()), ("BRAMAH_SEQUENCER", permit.sequencer().to_string())];
+    let lost = async { why(&permit.lost().await) };
     let ended = child::run(&args.run.command_line, &environment, args.run.grace, lost).await;
     // As above.
     let _ = permit.release().await;

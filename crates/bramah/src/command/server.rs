@@ -54,7 +54,7 @@ async fn stop(server: Server, mut signals: Signals, limit: Duration) -> Result<(
 /// Ends the process without waiting for anything: what is acknowledged is on the disk of a majority.
 fn exit_now(why: &str) -> ! {
     Failure::refused(why).write(false);
-    std::process::exit(crate::output::Exit::Refused as i32)
+    std::process::exit(crate::output::Exit::Refused.code().into())
 }
 
 /// SIGINT and SIGTERM: they mean the same.

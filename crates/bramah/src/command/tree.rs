@@ -148,6 +148,7 @@ pub async fn stat(shared: &Shared, args: PathArgs) -> Result<(), Failure> {
     ] {
         table.add_row([name.to_owned(), with_separators(number)]);
     }
+    table.add_row(["ephemeral", if stat.ephemeral { "yes" } else { "no" }]);
     table.add_row(["checksum".to_owned(), format!("{:016x}", stat.checksum)]);
     let mut answer = stat_json(&stat);
     answer["path"] = Value::String(args.path.clone());
@@ -180,6 +181,8 @@ pub(super) fn stat_json(stat: &Stat) -> Value {
         "children": stat.children,
         "created_revision": stat.created_revision,
         "modified_revision": stat.modified_revision,
+        "ephemeral": stat.ephemeral,
+        "acl": stat.acl,
     })
 }
 

@@ -14,8 +14,8 @@ use language::Operation;
 pub async fn run(shared: &Shared, args: TxnArgs) -> Result<(), Failure> {
     let guards = read_all(&args.guards, language::guard)?;
     let guards = guards.into_iter().map(guard).collect::<Result<Vec<_>, _>>()?;
-    let operations = |texts| Ok(read_all(texts, language::operation)?.into_iter().map(operation));
-    let (then, otherwise) = (operations(&args.then)?, operations(&args.otherwise)?);
+    let then = read_all(&args.then, language::operation)?.into_iter().map(operation);
+    let otherwise = read_all(&args.otherwise, language::operation)?.into_iter().map(operation);
     let client = client(shared).await?;
     let done = client.txn().when(guards).then(then).otherwise(otherwise).commit().await;
     client.close().await;
