@@ -29,8 +29,7 @@ pub(crate) async fn run(
     grace: Duration,
     lost: impl Future<Output = String>,
 ) -> Result<Ended, Failure> {
-    let (mut terminate, mut interrupt) =
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let mut child = start(command_line, environment)?;
     tokio::select! {
         status = child.wait() => Ok(Ended::Done(status.map_err(|error| gone(&error))?)),

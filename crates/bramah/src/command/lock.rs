@@ -35,7 +35,13 @@ async fn hold(shared: &Shared, args: &LockArgs, name: &str) -> Result<(), Failur
         Some(Duration::ZERO) => request.try_(),
         Some(wait) => request.within(wait),
     };
-    let lock = request.await?;
+    let lock = match request.await {
+        Ok(lock) => lock,
+        Err(error) => {
+            client.close().await;
+            return Err(error.into());
+        }
+    };
     let sequencer = lock.sequencer().to_string();
     let environment = [("BRAMAH_LOCK", name.to_owned()), ("BRAMAH_SEQUENCER", sequencer)];
     let lost = async { why(&lock.lost().await) };
@@ -56,9 +62,12 @@ async fn hold_permit(shared: &Shared, args: &LockArgs, name: &str, count: usize)
     };
     let Some(permit) = permit else {
         client.close().await;
-        return Err(Failure::refused(format!("all {count} permits of {name} are taken; wait longer, or try again")));
+        return Err(Failure::refused(format!(
+            "all {count} permits of {name} are taken; wait longer, or try again"
+        )));
     };
-    let environment = [("BRAMAH_LOCK", name.to_owned()), ("BRAMAH_SEQUENCER", permit.sequencer().to_string())];
+    let environment =
+        [("BRAMAH_LOCK", name.to_owned()), ("BRAMAH_SEQUENCER", permit.sequencer().to_string())];
     let lost = async { why(&permit.lost().await) };
     let ended = child::run(&args.run.command_line, &environment, args.run.grace, lost).await;
     // As above.

@@ -22,7 +22,8 @@ pub fn run(shared: &Shared, command: TokenCommand) -> Result<(), Failure> {
     match command {
         TokenCommand::Key { file } => {
             make_key(&file)?;
-            let text = format!("{0} is a new key; give it to every replica as token_key_file", file.display());
+            let text =
+                format!("{0} is a new key; give it to every replica as token_key_file", file.display());
             printer.answer(text, json!({ "key_file": file }))
         }
         TokenCommand::Create { principal, key_file, valid } => {

@@ -50,9 +50,8 @@ pub async fn run(shared: &Shared, args: WatchArgs) -> Result<(), Failure> {
 
 /// SIGINT and SIGTERM end it as they should, so that the session does not have to expire.
 async fn until_told(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let listen = |kind| {
-        signal(kind).map_err(|error| Failure::refused(format!("cannot listen for signals: {error}")))
-    };
+    let listen =
+        |kind| signal(kind).map_err(|error| Failure::refused(format!("cannot listen for signals: {error}")));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     tokio::select! {
         result = work => result,

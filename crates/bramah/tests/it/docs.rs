@@ -58,7 +58,8 @@ fn is_like(line: &str, pattern: &str) -> bool {
     let mut exact = true;
     for part in parts {
         let part = part.trim_start();
-        let Some(at) = rest.rfind(part).filter(|_| !part.is_empty()).or(part.is_empty().then_some(rest.len()))
+        let Some(at) =
+            rest.rfind(part).filter(|_| !part.is_empty()).or(part.is_empty().then_some(rest.len()))
         else {
             return false;
         };
@@ -111,7 +112,10 @@ fn what_the_guides_show_is_what_is_printed() {
                 && told.iter().zip(&step.output).all(|(line, pattern)| is_like(line, pattern));
             if !alike {
                 let (expected, told) = (step.output.join("\n"), told.join("\n"));
-                wrong.push(format!("{guide}: $ {}\n--- it says\n{expected}\n--- it prints\n{told}", step.command));
+                wrong.push(format!(
+                    "{guide}: $ {}\n--- it says\n{expected}\n--- it prints\n{told}",
+                    step.command
+                ));
             }
         }
     }

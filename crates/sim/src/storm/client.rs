@@ -10,11 +10,15 @@ use bramah_wire::transport::Transport;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::ledger::Ledger;
+use super::locks;
 use super::watch::Watch;
 use crate::history::{Answer, Begun, Call, Outcome, Recorder};
 
 /// Calls under way at once in one process.
 const WORKERS: u64 = 3;
+/// Those who want locks in one process.
+const CONTENDERS: u64 = 2;
 /// Counters, and as many files.
 pub(super) const KEYS: u64 = 12;
 /// How long a call may take.
@@ -31,6 +35,7 @@ pub(super) struct Application {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) recorder: Recorder,
     pub(super) watch: Watch,
+    pub(super) ledger: Ledger,
     /// Longest pause of a worker between two calls.
     pub(super) think: Duration,
     /// Set when no more calls are to begin.
@@ -62,9 +67,19 @@ impl Application {
             let random = StdRng::seed_from_u64(self.seed.wrapping_mul(31).wrapping_add(worker));
             working.spawn(Worker::new(self.clone(), client.clone(), worker, random).work());
         }
-        let promised = tokio::spawn(self.clone().note_promises(client.clone()));
+        let mut others = tokio::task::JoinSet::new();
+        others.spawn(self.clone().note_promises(client.clone()));
+        let name = format!("application {} ({})", self.number, self.incarnation);
+        others.spawn(self.watch.clone().follow_client(name.clone(), client.clone()));
+        let seed = |part: u64| StdRng::seed_from_u64(self.seed.wrapping_mul(37).wrapping_add(part));
+        for contender in 0..CONTENDERS {
+            let who = format!("{name}, contender {contender}");
+            working.spawn(locks::contend(self.clone(), client.clone(), who, seed(contender)));
+        }
+        working.spawn(locks::stay(self.clone(), client.clone(), seed(CONTENDERS)));
+        working.spawn(locks::transfer(self.clone(), client.clone(), seed(CONTENDERS + 1)));
         working.join_all().await;
-        promised.abort();
+        others.shutdown().await;
         if let Some(session) = client.session() {
             self.watch.closes(session.session);
         }

@@ -61,11 +61,19 @@ pub(super) fn judge(storm: Storm, began: std::time::Instant) -> Report {
     let linear = linear::check(&history, linear::STEPS);
     let [events, sessions] = storm.watch.judge(&history, rules(&storm));
     let others = [exactly_once::check(&history, &finals(&storm)), digests::check(&storm.digests)];
+    let (wrong, locks) = storm.ledger.judge();
     let checked = events.checked;
     let mut anomalies = storm.watch.anomalies();
-    let seen = [("events", events.checked), ("sessions", sessions.checked), ("digests", others[1].checked)];
+    anomalies.extend(wrong);
+    let seen = [
+        ("events", events.checked),
+        ("sessions", sessions.checked),
+        ("digests", others[1].checked),
+        ("locks", locks[0].checked),
+        ("queues", locks[1].checked),
+    ];
     anomalies.extend(too_little(&storm, history.counts().answered, &seen));
-    for report in [&linear, &events, &sessions].into_iter().chain(&others) {
+    for report in [&linear, &events, &sessions].into_iter().chain(&others).chain(&locks) {
         anomalies.extend(report.anomalies.iter().cloned());
     }
     Report {

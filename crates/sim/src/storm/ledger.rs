@@ -95,11 +95,8 @@ impl Ledger {
 
     /// Nothing of what belonged to sessions may be there when there are none.
     pub(super) fn look_at_the_end(&self, replica: u64, state: &State) {
-        let ephemeral: Vec<&str> = state
-            .nodes()
-            .filter(|(_, node)| node.stat().ephemeral)
-            .map(|(path, _)| path.as_str())
-            .collect();
+        let ephemeral: Vec<&str> =
+            state.nodes().filter(|(_, node)| node.stat().ephemeral).map(|(path, _)| path.as_str()).collect();
         let held = state.locks().filter(|lock| lock.holders().next().is_some()).count();
         let left = (ephemeral.len(), state.handle_count(), held);
         if left != (0, 0, 0) {
@@ -144,7 +141,9 @@ fn sample(replica: u64, applied: u64, key: u64, state: &State) -> Option<Sample>
 fn unequal_pair(replica: u64, applied: u64, state: &State) -> Option<String> {
     let (one, other) = (counter(state, PAIR[0])?, counter(state, PAIR[1]).unwrap_or(0));
     (one + other != 0).then(|| {
-        format!("replica {replica} shows half a transaction at entry {applied}: {PAIR:?} are {one} and {other}")
+        format!(
+            "replica {replica} shows half a transaction at entry {applied}: {PAIR:?} are {one} and {other}"
+        )
     })
 }
 
@@ -162,7 +161,8 @@ impl Look {
         let key = 0;
         let now = sample(0, 0, key, state).map(|sample| sample.holders).unwrap_or_default();
         let before = self.holders.insert(key, now.clone()).unwrap_or_default();
-        let is_dead = |session: u64| state.session(SessionId(session)).is_none() && !closing.contains(&session);
+        let is_dead =
+            |session: u64| state.session(SessionId(session)).is_none() && !closing.contains(&session);
         if before.iter().any(|holder| !now.contains(holder) && is_dead(holder.0)) {
             self.dead.insert(key, cell_ms);
         }

@@ -4,10 +4,13 @@ mod client;
 pub mod disk;
 mod failover;
 mod judge;
+mod ledger;
+mod locks;
 mod means;
 mod picture;
 mod replica;
 pub mod timeline;
+mod told;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +28,7 @@ use crate::faults::{self, Fault};
 use crate::history::Recorder;
 use client::Application;
 pub use judge::Report;
+use ledger::Ledger;
 pub use picture::picture;
 pub use replica::{Manner, Replica};
 use timeline::{Kind, Timeline};
@@ -132,6 +136,7 @@ pub struct Storm {
     plan: Plan,
     replicas: Vec<Replica>,
     watch: Watch,
+    ledger: Ledger,
     timeline: Timeline,
     recorder: Recorder,
     random: StdRng,
@@ -176,6 +181,7 @@ impl Storm {
             engine: Engine::new(plan.seed, if plan.far_apart { FAR_MS.0 } else { QUANTUM_MS }),
             replicas: Vec::new(),
             watch: Watch::new(timeline.clone()),
+            ledger: Ledger::default(),
             timeline,
             recorder: Recorder::new(crate::engine::now_ns),
             random: StdRng::seed_from_u64(plan.seed),
@@ -228,6 +234,7 @@ impl Storm {
             transport: self.engine.transport(host),
             recorder: self.recorder.clone(),
             watch: self.watch.clone(),
+            ledger: self.ledger.clone(),
             think: self.plan.think,
             enough: Arc::clone(&self.enough),
         }
@@ -289,7 +296,7 @@ impl Storm {
         }
         self.prove_that_it_writes();
         self.read_everything();
-        self.sample_digests();
+        self.sample_states();
         self.see_the_last_events();
         self.see_sessions_end();
         let purged =
@@ -328,6 +335,11 @@ impl Storm {
         let limit = self.now_ms() + SESSIONS_LIMIT_MS;
         while !self.sessions_left().is_empty() && self.now_ms() < limit {
             self.run_for(100);
+        }
+        for replica in self.members() {
+            if let Some(cell) = replica.cell().filter(|cell| cell.read(|state| state.session_count() == 0)) {
+                self.ledger.look_at_the_end(replica.number, &cell.view());
+            }
         }
         for left in self.sessions_left() {
             self.watch.report(format!("{left} {SESSIONS_LIMIT_MS} ms after all applications are gone"));
@@ -401,7 +413,7 @@ impl Storm {
             self.timeline.set_now_ms(self.engine.now_ms());
             if self.engine.now_ms() >= self.next_sample_ms {
                 self.next_sample_ms = self.engine.now_ms() + SAMPLE_MS;
-                self.sample_digests();
+                self.sample_states();
             }
             while let Some(entry) = self.later.first_entry().filter(|it| it.key().0 <= self.engine.now_ms()) {
                 entry.remove()(self);
@@ -409,12 +421,15 @@ impl Storm {
         }
     }
 
-    /// Notes the digest of every state; two replicas that have applied the same must have the same (spec G-9).
-    fn sample_digests(&mut self) {
+    /// Looks at every state, and notes its digest: two replicas that have applied the same must have the same (spec G-9).
+    fn sample_states(&mut self) {
+        let closing = self.watch.closing();
         for replica in &self.replicas {
             if let Some(cell) = replica.cell() {
-                let (applied, digest) = (cell.status().applied_index, cell.view().digest());
+                let (applied, view) = (cell.status().applied_index, cell.view());
+                let digest = view.digest();
                 self.digests.push(digests::Record { replica: replica.number, applied, digest });
+                self.ledger.look(replica.number, applied, &view, &closing);
             }
         }
     }

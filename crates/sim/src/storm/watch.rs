@@ -126,7 +126,13 @@ impl Watch {
         let name = format!("{name} from revision {after} on");
         let under = "/".into();
         let mut seen = self.0.lock();
-        seen.watchers.push(events::Watcher { name, under, after: Some(after), until: None, seen: Vec::new() });
+        seen.watchers.push(events::Watcher {
+            name,
+            under,
+            after: Some(after),
+            until: None,
+            seen: Vec::new(),
+        });
         seen.watchers.len() - 1
     }
 

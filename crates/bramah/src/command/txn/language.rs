@@ -98,7 +98,8 @@ fn parse<T>(
 ) -> Result<T, String> {
     let mut words = Words(text);
     let found = words.next("the first word").and_then(|verb| {
-        read(verb, &mut words)?.ok_or_else(|| format!("{verb:?} is none that there is; see `bramah txn --help`"))
+        read(verb, &mut words)?
+            .ok_or_else(|| format!("{verb:?} is none that there is; see `bramah txn --help`"))
     });
     let found = found.and_then(|found| words.end().map(|()| found));
     found.map_err(|why| format!("{text:?} is not {what}: {why}"))
