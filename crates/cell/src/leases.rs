@@ -444,6 +444,7 @@ mod tests {
     async fn a_new_leader_keeps_leases_that_grew() {
         let (leases, mut state, session) = leader();
         let announcement = announce(&mut state);
+        pass(Duration::from_secs(10)).await;
         leases.overdue(1, &state, Duration::ZERO);
         assert_eq!(heard(&leases, &state, session, Duration::from_secs(9)).granted_ms, MAX_LEASE_MS);
         let successor = Leases::default();

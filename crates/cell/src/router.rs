@@ -482,3 +482,37 @@ fn hand_out(batch: Vec<(u32, Option<Submission>)>, outcomes: Vec<Outcome>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bramah_machine::SessionId;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// Spec S-2: when no more reads are taken, KeepAlives still are.
+    #[tokio::test]
+    async fn reads_leave_room_for_keep_alives() {
+        let (router, _submitted, mut asked) =
+            Router::new(&Tuning { queue_requests: 10, ..Tuning::default() });
+        let ask = |sessions_alive: Vec<SessionId>| {
+            let (done, mut passed) = oneshot::channel();
+            let now = Instant::now();
+            let request = BarrierRequest {
+                sessions_alive,
+                forwarded: false,
+                asked: now,
+                deadline: now,
+                done,
+                _place: None,
+            };
+            router.barrier(request);
+            // Refused at once, or waiting.
+            !matches!(passed.try_recv(), Ok(Err(ProposeError::Overloaded { .. })))
+        };
+        assert!((0..10).all(|_| ask(Vec::new())) && !ask(Vec::new()));
+        assert!((0..10).all(|_| ask(vec![SessionId(1)])) && !ask(vec![SessionId(1)]));
+        while asked.try_recv().is_ok() {}
+        assert!(ask(Vec::new()), "those that were passed have left their places");
+    }
+}
