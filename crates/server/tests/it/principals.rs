@@ -18,7 +18,7 @@ fn token(name: &str) -> String {
     TokenKey::new(&KEY).and_then(|key| key.create(name, None)).expect("a token")
 }
 
-fn key_file(config: &mut ServerConfig, bytes: &[u8], mode: u32) {
+pub(crate) fn key_file(config: &mut ServerConfig, bytes: &[u8], mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     let file = config.data.with_extension("key");
     std::fs::write(&file, bytes).expect("it is written");

@@ -145,7 +145,7 @@ pub(crate) fn nonce() -> bytes::Bytes {
     [[9; 8], next.to_le_bytes()].concat().into()
 }
 
-fn shown<T>(token: &str, message: T) -> tonic::Request<T> {
+pub(crate) fn shown<T>(token: &str, message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     if !token.is_empty() {
         let bearer = format!("Bearer {token}").parse().expect("tokens are ASCII");

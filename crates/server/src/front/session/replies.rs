@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Poll, ready};
+use std::task::Poll;
 
 use bramah_cell::{Delivery, Outcomes, ProposeError};
 use bramah_machine::State;
@@ -81,12 +81,11 @@ pub(super) fn replies(
             return Poll::Ready(Some(Ok(head)));
         }
         loop {
-            if packer.is_empty() {
-                ready!(receiver.poll_recv_many(cx, &mut gathered, 256));
-                if gathered.is_empty() {
-                    return Poll::Ready(None);
-                }
-                gathered.drain(..).for_each(|out| packer.put(out));
+            // Also while there is something to pack: a lease does not wait for answers.
+            match receiver.poll_recv_many(cx, &mut gathered, 256) {
+                Poll::Ready(0) if packer.is_empty() => return Poll::Ready(None),
+                Poll::Pending if packer.is_empty() => return Poll::Pending,
+                _ => gathered.drain(..).for_each(|out| packer.put(out)),
             }
             if let Some(reply) = packer.pack() {
                 return Poll::Ready(Some(Ok(reply)));
@@ -326,6 +325,32 @@ mod tests {
         assert_eq!(revisions, (1..=50).collect::<Vec<_>>());
         let told: Vec<_> = replies.iter().map(|reply| reply.revision).collect();
         assert_eq!((told[0], told.last()), (0, Some(&50)));
+    }
+
+    /// Spec S-2: a lease that comes while many answers wait for a slow client goes with the next reply.
+    #[tokio::test]
+    async fn a_lease_goes_before_answers_that_wait() {
+        use futures_util::StreamExt;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let flow = Arc::new(Flow { keep_alives: AtomicUsize::new(1), ..Flow::default() });
+        let mut replies = Box::pin(replies(v1::SessionReply::default(), receiver, flow));
+        let large = |number| {
+            let file = v1::FileContents { contents: vec![7; 256 << 10].into(), stat: None };
+            let outcome = v1::Outcome { outcome: Some(v1::outcome::Outcome::Contents(file)) };
+            v1::Answer { number, outcome: Some(outcome) }
+        };
+        let send = |out| assert!(sender.send(out).is_ok(), "the stream goes on");
+        send(Out::Answers((1..=100).map(large).collect()));
+        replies.next().await.expect("the head").expect("no error");
+        let first = replies.next().await.expect("answers").expect("no error");
+        assert!(first.lease_ms == 0 && first.answers.len() < 10);
+        send(Out::Lease(12_000));
+        let second = replies.next().await.expect("more").expect("no error");
+        assert!(second.lease_ms == 12_000 && !second.answers.is_empty());
+        drop(sender);
+        let rest: Vec<_> = replies.collect().await;
+        let rest: usize = rest.into_iter().map(|reply| reply.expect("no error").answers.len()).sum();
+        assert_eq!(first.answers.len() + second.answers.len() + rest, 100);
     }
 
     /// A KeepAlive is answered though no leader is there; an event that nobody may see makes no reply.
