@@ -60,7 +60,7 @@ pub(crate) enum Ended {
     ClientClosed,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct State {
     pub(crate) place: Place,
     pub(crate) shared: bool,
@@ -130,8 +130,13 @@ impl Grip {
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut result = None;
-        self.state.send_modify(|state| result = Some(change(state)));
-        // `send_modify` always calls it.
+        // Who waits is woken by a change alone: also those that look change nothing most of the time.
+        self.state.send_if_modified(|state| {
+            let before = state.clone();
+            result = Some(change(state));
+            *state != before
+        });
+        // `send_if_modified` always calls it.
         result.unwrap_or_else(|| unreachable!("a state was not changed"))
     }
 
