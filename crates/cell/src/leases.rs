@@ -96,7 +96,9 @@ impl Table {
     }
 }
 
-fn is_announcement(session: &Session) -> bool {
+/// Whether a session is no client's: its leader says by it that leases may have grown. It goes a minute after the last
+/// one that did.
+pub fn is_announcement(session: &Session) -> bool {
     session.principal.name() == ANNOUNCER && session.lease_ms == MAX_LEASE_MS
 }
 

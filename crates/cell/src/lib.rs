@@ -48,6 +48,7 @@ pub use hub::{
     TooManyWatches,
 };
 pub use leadership::Leadership;
+pub use leases::is_announcement;
 pub use log::LogOptions;
 pub use membership::{Change, ChangeError, MAX_MEMBERS, MAX_VOTERS};
 pub use status::{Digest, Status};

@@ -337,7 +337,7 @@ impl Storm {
             self.run_for(100);
         }
         for replica in self.members() {
-            if let Some(cell) = replica.cell().filter(|cell| cell.read(|state| state.session_count() == 0)) {
+            if let Some(cell) = replica.cell().filter(|cell| of_clients(cell).is_empty()) {
                 self.ledger.look_at_the_end(replica.number, &cell.view());
             }
         }
@@ -349,7 +349,7 @@ impl Storm {
     fn sessions_left(&self) -> Vec<String> {
         let left = self.members().filter_map(|replica| {
             let cell = replica.cell()?;
-            let sessions: Vec<u64> = cell.read(|state| state.sessions().map(|(id, _)| id.0).collect());
+            let sessions = of_clients(&cell);
             (!sessions.is_empty()).then(|| format!("{replica:?} still has the sessions {sessions:?}"))
         });
         left.collect()
@@ -522,6 +522,12 @@ async fn make(cell: &Cell, changes: Vec<Change>) -> bool {
         }
     }
     true
+}
+
+/// Sessions of applications, as a replica has them.
+fn of_clients(cell: &Cell) -> Vec<u64> {
+    let of_client = |session: &bramah_machine::Session| !bramah_cell::is_announcement(session);
+    cell.read(|state| state.sessions().filter(|(_, it)| of_client(it)).map(|(id, _)| id.0).collect())
 }
 
 fn describe(replica: &Replica) -> String {
