@@ -388,7 +388,8 @@ impl Calls {
         let stage = match failure.code() {
             Code::SessionExpired => Stage::Refused,
             Code::Overloaded | Code::Unavailable if budget.take(now) => Stage::Resting,
-            _ if passing && pending.goes_on() => {
+            // A disk that is full may have room again.
+            code if (passing || code == Code::NoSpace) && pending.goes_on() => {
                 let error = Error::from_failure(failure.clone(), pending.uncertain());
                 // Without a caller it is tried again all the same.
                 let _ = pending.call.reply.tell(Err(error));

@@ -276,7 +276,7 @@ impl WatchRequest {
 
     /// First what came after this revision. Default: only what comes from now on.
     pub fn after_revision(mut self, revision: u64) -> Self {
-        self.interest.after = revision;
+        self.interest.after = Some(revision);
         self
     }
 

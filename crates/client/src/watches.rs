@@ -28,10 +28,12 @@ pub(crate) struct Interest {
     pub(crate) path: String,
     pub(crate) subtree: bool,
     pub(crate) kinds: Vec<i32>,
-    pub(crate) after: u64,
+    /// None: from now on.
+    pub(crate) after: Option<u64>,
 }
 
 struct Watch {
+    /// With the revision after which it began first, once it has.
     interest: Interest,
     inbox: Arc<Inbox>,
     /// All up to this revision was told.
@@ -46,13 +48,13 @@ struct Watch {
 
 impl Watch {
     /// After which revision it begins again. All before the newest told was told, because they come in order.
-    fn after(&self) -> u64 {
-        self.whole.max(self.told.0.saturating_sub(1))
+    fn after(&self) -> Option<u64> {
+        self.interest.after.map(|_| self.whole.max(self.told.0.saturating_sub(1)))
     }
 
     fn as_request(&mut self, number: u64) -> v1::Watch {
         let after_revision = self.after();
-        self.again = if self.told.0 > after_revision { self.told.1 } else { 0 };
+        self.again = if after_revision.is_some_and(|after| self.told.0 > after) { self.told.1 } else { 0 };
         let Interest { path, subtree, kinds, .. } = self.interest.clone();
         v1::Watch { number, path, subtree, kinds, after_revision }
     }
@@ -104,7 +106,7 @@ impl Watches {
                 format!("this client has {MAX_WATCHES_PER_SESSION} watches: end some, or use another client");
             return inbox.end(Error::TooMany { message });
         }
-        let whole = interest.after;
+        let whole = interest.after.unwrap_or(0);
         let watch = Watch { interest, inbox, whole, told: (0, 0), again: 0, begun: None };
         self.table.insert(number, watch);
         self.to_begin.insert(number);
@@ -188,10 +190,11 @@ impl Watches {
         watch.begun.get_or_insert(self.vouched);
         if state.gap {
             watch.gap(state.revision);
-        } else if watch.whole == 0 {
+        } else if watch.interest.after.is_none() {
             // It began now: a later connection goes on from here.
             watch.whole = state.revision;
         }
+        watch.interest.after.get_or_insert(state.revision);
         watch.inbox.begun(state.revision);
     }
 

@@ -250,18 +250,18 @@ impl Follower {
         );
         // After the index: what is not in the ring yet will be offered.
         let ring = self.hub.ring.lock();
-        let (end, kept) = (ring.end(), ring.place_after(interest.after));
+        let (end, kept) = (ring.end(), ring.place_after(interest.after.unwrap_or(0)));
         drop(ring);
-        let (begun, from) = match kept {
-            _ if interest.after == 0 => (Begun { revision: end.revision, gap: false }, end.place),
-            Some(from) => (Begun { revision: interest.after, gap: false }, from),
-            None => (Begun { revision: end.revision, gap: true }, end.place),
+        let (begun, from) = match (interest.after, kept) {
+            (None, _) => (Begun { revision: end.revision, gap: false }, end.place),
+            (Some(after), Some(from)) => (Begun { revision: after, gap: false }, from),
+            (Some(_), None) => (Begun { revision: end.revision, gap: true }, end.place),
         };
         if from < end.place {
             state.rewind(from, self.hub.handed_out.load(Ordering::Acquire));
             self.inbox.arrived.notify_one();
         }
-        state.watches.insert(Interest { after: begun.revision, ..interest }, from);
+        state.watches.insert(Interest { after: Some(begun.revision), ..interest }, from);
         Ok(begun)
     }
 

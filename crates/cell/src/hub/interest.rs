@@ -83,8 +83,8 @@ pub struct Interest {
     pub subtree: bool,
     /// Kinds of changes.
     pub kinds: Kinds,
-    /// Only what came after this revision; 0: what comes from now on.
-    pub after: u64,
+    /// Only what came after this revision; `None`: what comes from now on.
+    pub after: Option<u64>,
 }
 
 /// One watch.
@@ -98,7 +98,7 @@ struct Watch {
 impl Watch {
     fn wants(&self, place: u64, event: &Event) -> bool {
         place >= self.from
-            && event.revision > self.interest.after
+            && event.revision > self.interest.after.unwrap_or(0)
             && self.interest.kinds.intersects(Kinds::of(&event.change))
     }
 }

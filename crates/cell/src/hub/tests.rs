@@ -25,7 +25,9 @@ fn written(revision: u64, at: &str) -> Event {
     event(revision, at, Change::ContentsModified { generation: revision })
 }
 
+/// After revision 0: from now on.
 fn interest(number: u64, at: &str, after: u64) -> Interest {
+    let after = (after > 0).then_some(after);
     Interest { number, path: path(at), subtree: false, kinds: Kinds::OF_THE_NODE, after }
 }
 

@@ -10,6 +10,7 @@ use crate::trio::{LIMIT, Trio, add, path, small};
 fn follow(cell: &Cell, after: u64) -> (Follower, Begun) {
     tokio::spawn(cell.dispatch_events());
     let follower = cell.follow(SessionId(1));
+    let after = (after > 0).then_some(after);
     let interest =
         Interest { number: 1, path: path("/hits"), subtree: false, kinds: Kinds::COUNTER_CHANGED, after };
     let begun = follower.watch(interest).expect("there is room");

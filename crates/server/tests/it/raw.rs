@@ -292,6 +292,7 @@ pub(crate) fn get(path: &str) -> Operation {
 }
 
 pub(crate) fn watch(number: u64, path: &str, after_revision: u64) -> v1::Watch {
+    let after_revision = (after_revision > 0).then_some(after_revision);
     v1::Watch { number, path: path.to_owned(), subtree: true, kinds: Vec::new(), after_revision }
 }
 

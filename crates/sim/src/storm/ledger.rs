@@ -67,13 +67,16 @@ impl Ledger {
         fits
     }
 
-    /// A transaction moved 1 from one of the pair to the other, or nobody knows whether it did.
-    pub(super) fn moved(&self, certain: bool) {
+    /// A transaction is to move 1 from one of the pair to the other. Nobody knows whether it does.
+    pub(super) fn moves(&self) {
+        self.0.lock().moved.1 += 1;
+    }
+
+    /// What became of it: that it was done, or certainly not.
+    pub(super) fn moved(&self, done: bool) {
         let mut entries = self.0.lock();
-        match certain {
-            true => entries.moved.0 += 1,
-            false => entries.moved.1 += 1,
-        }
+        entries.moved.1 -= 1;
+        entries.moved.0 += i64::from(done);
     }
 
     /// Says that something is wrong.

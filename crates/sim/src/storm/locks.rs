@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bramah_client::{Client, Code, Error, Handle, Lock, LockStatus, TxnOp};
+use bramah_client::{Client, Error, Handle, Lock, LockStatus, TxnOp};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -109,15 +109,14 @@ pub(super) async fn transfer(application: Application, client: Client, mut rando
         if fails {
             operations.push(TxnOp::delete("/never-there"));
         }
-        let done = client.txn().then(operations).commit().await;
-        match done {
+        application.ledger.moves();
+        match client.txn().then(operations).commit().await {
             Ok(_) if fails => {
                 application.ledger.report("a transaction was done, and a part of it can't be".to_owned());
             }
             Ok(_) => application.ledger.moved(true),
-            Err(error) if !fails && error.may_have_been_done() => application.ledger.moved(false),
-            Err(error) if fails && error.code() == Code::NotFound => {}
-            Err(_) => {}
+            Err(error) if error.may_have_been_done() => {}
+            Err(_) => application.ledger.moved(false),
         }
     }
 }

@@ -142,7 +142,7 @@ impl World {
             Replica { hub: Hub::new(bounds, 5), applied: 0 }
         });
         let follower = replicas[0].hub.follow(SESSION);
-        let interest = Interest { number: 0, path: path("/"), subtree: true, kinds: Kinds::ALL, after: 0 };
+        let interest = Interest { number: 0, path: path("/"), subtree: true, kinds: Kinds::ALL, after: None };
         let own = Watch { interest, since: 5, told: Vec::new(), position: 5 };
         Self {
             runtime,
@@ -212,9 +212,9 @@ impl World {
     fn begin(&mut self, interest: Interest) {
         let (number, after, now) = (interest.number, interest.after, self.hub_revision());
         let Begun { revision, gap } = self.follower.watch(interest).expect("there is room");
-        let kept = after == 0 || after >= self.replicas[self.at].hub.ring.lock().begins_after();
+        let kept = after.is_none_or(|after| after >= self.replicas[self.at].hub.ring.lock().begins_after());
         assert_eq!(gap, !kept);
-        assert_eq!(revision, if after == 0 || gap { now } else { after });
+        assert_eq!(revision, after.filter(|_| !gap).unwrap_or(now));
         self.watches.get_mut(&number).expect("it was put there").resumed(revision);
     }
 
@@ -225,7 +225,7 @@ impl World {
         self.own.resumed(now);
         for number in Vec::from_iter(self.watches.keys().copied()) {
             let watch = &self.watches[&number];
-            self.begin(Interest { after: watch.position, ..watch.interest.clone() });
+            self.begin(Interest { after: Some(watch.position), ..watch.interest.clone() });
         }
     }
 
