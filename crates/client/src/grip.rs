@@ -287,7 +287,7 @@ impl Grip {
         match place_in(answer) {
             Ok((v1::handle_state::Place::Holding, generation)) => state.place = Place::Holding { generation },
             // It may hold the lock by now, or not: asked again, the cell says so.
-            Ok((v1::handle_state::Place::Waiting, _)) if doubt => state.place = Place::Apart,
+            Ok((v1::handle_state::Place::Waiting, _)) if doubt => return Some(self.ask_again(state)),
             Ok((v1::handle_state::Place::Waiting, _)) => state.place = Place::Waiting,
             Err(error) if error.may_have_been_done() => {
                 state.place = Place::Leaving;
@@ -333,8 +333,7 @@ impl Grip {
         use v1::handle_state::Place as Told;
         self.change(|state| match told.place() {
             Told::Holding => {
-                self.given(state, told.lock_generation, told.shared);
-                self.settle(state)
+                self.given(state, told.lock_generation, told.shared).or_else(|| self.settle(state))
             }
             Told::Waiting => {
                 state.unconfirmed &= state.place != Place::Waiting;
@@ -353,7 +352,7 @@ impl Grip {
         })
     }
 
-    fn given(&self, state: &mut State, generation: u64, shared: bool) {
+    fn given(&self, state: &mut State, generation: u64, shared: bool) -> Option<Op> {
         // Others may have shared the lock on, so a generation that was given back may come again.
         let doubtful = generation == state.given_back;
         match state.place {
@@ -361,13 +360,22 @@ impl Grip {
             Place::Asked { .. } | Place::Waiting
                 if generation < state.given_back || shared != state.shared => {}
             Place::Asked { .. } if doubtful => state.place = Place::Asked { doubt: true },
-            Place::Waiting if doubtful => state.place = Place::Apart,
+            Place::Waiting if doubtful => return Some(self.ask_again(state)),
             Place::Asked { .. } | Place::Waiting => {
                 state.place = Place::Holding { generation };
                 state.unconfirmed = false;
             }
             _ => {}
         }
+        None
+    }
+
+    /// A handle that holds the lock or waits for it is told so, whatever it was told before.
+    fn ask_again(&self, state: &mut State) -> Op {
+        state.place = Place::Asked { doubt: false };
+        state.unconfirmed = false;
+        self.queued.store(true, Ordering::Relaxed);
+        Op::Acquire(v1::Acquire { handle: self.handle, shared: state.shared, wait: true })
     }
 
     /// Gives back what nobody wants.
@@ -402,20 +410,17 @@ impl Grip {
 
     /// What the cell has not said, it is asked for.
     pub(crate) fn look(&self) -> Option<Op> {
-        let mut look = None;
-        self.state.send_if_modified(|state| match state.place {
-            Place::Waiting if state.unconfirmed => {
-                state.place = Place::Apart;
-                true
-            }
-            Place::Holding { .. } if state.unconfirmed => {
+        if !self.state.borrow().unconfirmed {
+            return None;
+        }
+        self.change(|state| match state.place {
+            Place::Waiting => Some(self.ask_again(state)),
+            Place::Holding { .. } => {
                 let verb = Some(v1::read_on_handle::Verb::Sequencer(v1::GetSequencer {}));
-                look = Some(Op::ReadOnHandle(v1::ReadOnHandle { handle: self.handle, verb }));
-                false
+                Some(Op::ReadOnHandle(v1::ReadOnHandle { handle: self.handle, verb }))
             }
-            _ => false,
-        });
-        look
+            _ => None,
+        })
     }
 
     pub(crate) fn end(&self, ended: Ended, lost: LostReason) {
