@@ -14,6 +14,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::network::Network;
+use crate::world::World;
 
 pub(crate) const LEASE: Duration = Duration::from_secs(12);
 
@@ -85,9 +86,25 @@ pub(crate) struct State {
     last_session: u64,
     pub(crate) opened: Vec<(u64, v1::OpenSession)>,
     pub(crate) counters: HashMap<String, i64>,
+    pub(crate) world: World,
     pub(crate) seen: Vec<Seen>,
     behaviours: HashMap<u64, Behaviour>,
-    streams: HashMap<u64, Vec<Replies>>,
+    streams: Vec<Told>,
+    /// Nothing is told of events and handles while this holds.
+    pub(crate) mute: bool,
+    /// The `authorization` of each stream and call.
+    pub(crate) tokens: Vec<Option<String>>,
+}
+
+/// A stream, and what its client is told of.
+struct Told {
+    replica: u64,
+    session: u64,
+    replies: Replies,
+    watches: Vec<v1::Watch>,
+    /// Events and words on handles that it has been told.
+    events: usize,
+    places: usize,
 }
 
 type Replies = mpsc::UnboundedSender<Result<v1::SessionReply, Status>>;
@@ -161,7 +178,10 @@ impl Cell {
 
     /// Forgets all sessions, as if their leases had run out.
     pub(crate) fn expire_sessions(&self) {
-        self.state().sessions.clear();
+        let mut state = self.state();
+        let over: Vec<_> = state.sessions.drain().map(|(session, _)| session).collect();
+        over.into_iter().for_each(|session| state.world.end(session));
+        state.tell();
     }
 
     /// How many sessions there are.
@@ -171,14 +191,28 @@ impl Cell {
 
     /// Says something on all streams of `replica`.
     pub(crate) fn tell(&self, replica: u64, reply: &v1::SessionReply) {
-        for stream in self.state().streams.get(&replica).into_iter().flatten() {
-            let _ = stream.send(Ok(reply.clone()));
+        for stream in self.state().streams.iter().filter(|stream| stream.replica == replica) {
+            let _ = stream.replies.send(Ok(reply.clone()));
         }
     }
 
     /// The messages with calls that were seen so far.
     pub(crate) fn messages(&self) -> Vec<Seen> {
         self.state().seen.iter().filter(|seen| !seen.numbers.is_empty()).cloned().collect()
+    }
+
+    /// Does something as another client would.
+    pub(crate) fn act(&self, act: impl FnOnce(&mut World)) {
+        let mut state = self.state();
+        act(&mut state.world);
+        state.tell();
+    }
+
+    /// Says all that was not said.
+    pub(crate) fn unmute(&self) {
+        let mut state = self.state();
+        state.mute = false;
+        state.tell();
     }
 
     pub(crate) fn counter(&self, path: &str) -> i64 {
@@ -215,10 +249,77 @@ impl State {
         if let Some(outcome) = remembered.answers.get(&number) {
             return answer(outcome.clone());
         }
-        let outcome = perform(&mut self.counters, call.operation.unwrap().operation.unwrap());
+        let operation = call.operation.unwrap().operation.unwrap();
+        self.world.done.push((session, number, operation.clone()));
+        let outcome = match self.world.perform(session, &operation) {
+            Some(outcome) => v1::Outcome { outcome: Some(outcome) },
+            None => perform(&mut self.counters, operation),
+        };
         remembered.answers.insert(number, outcome.clone());
         answer(outcome)
     }
+}
+
+impl State {
+    /// Tells each stream what it has not been told, in one message.
+    fn tell(&mut self) {
+        if self.mute {
+            return;
+        }
+        self.streams.retain(|stream| !stream.replies.is_closed());
+        for stream in &mut self.streams {
+            let mut events = Vec::new();
+            for event in &self.world.events[stream.events..] {
+                let watches = stream.watches.iter().filter(|watch| wants(watch, event));
+                let watches: Vec<_> = watches.map(|watch| watch.number).collect();
+                if !watches.is_empty() {
+                    events.push(v1::Event { watches, ..event.clone() });
+                }
+            }
+            let places = self.world.places[stream.places..].iter();
+            let handles: Vec<_> =
+                places.filter(|(session, _)| *session == stream.session).map(|(_, state)| *state).collect();
+            (stream.events, stream.places) = (self.world.events.len(), self.world.places.len());
+            if !events.is_empty() || !handles.is_empty() {
+                let revision = self.world.revision;
+                let reply = v1::SessionReply { events, handles, revision, ..Default::default() };
+                let _ = stream.replies.send(Ok(reply));
+            }
+        }
+    }
+
+    /// Begins watches, each with what it has missed.
+    fn watch(&mut self, replica: u64, session: u64, watches: Vec<v1::Watch>, ended: &[u64]) {
+        let Self { streams, world, .. } = self;
+        let mut own = streams.iter_mut().rev();
+        let Some(stream) = own.find(|stream| (stream.replica, stream.session) == (replica, session)) else {
+            return;
+        };
+        stream.watches.retain(|watch| !ended.contains(&watch.number));
+        for watch in watches {
+            let gap = watch.after_revision > 0 && watch.after_revision < world.kept_after;
+            let begins = if watch.after_revision == 0 { world.revision } else { watch.after_revision };
+            let begins = if gap { world.kept_after } else { begins };
+            let state = v1::WatchState { number: watch.number, revision: begins, gap, failure: None };
+            let missed = world.events[..stream.events].iter();
+            let missed = missed.filter(|event| event.revision > begins && wants(&watch, event));
+            let events =
+                missed.map(|event| v1::Event { watches: vec![watch.number], ..event.clone() }).collect();
+            let reply = v1::SessionReply { watches: vec![state], events, ..Default::default() };
+            let _ = stream.replies.send(Ok(reply));
+            stream.watches.push(watch);
+        }
+        let reply = v1::SessionReply { revision: world.revision, ..Default::default() };
+        if stream.events == world.events.len() && world.revision > 0 {
+            let _ = stream.replies.send(Ok(reply));
+        }
+    }
+}
+
+fn wants(watch: &v1::Watch, event: &v1::Event) -> bool {
+    let below = format!("{}/", watch.path.trim_end_matches('/'));
+    let kind = if watch.kinds.is_empty() { event.kind < 6 } else { watch.kinds.contains(&event.kind) };
+    kind && (event.path == watch.path || (watch.subtree && event.path.starts_with(&below)))
 }
 
 fn perform(counters: &mut HashMap<String, i64>, operation: v1::operation::Operation) -> v1::Outcome {
@@ -266,6 +367,8 @@ impl Bramah for Replica {
         request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (replies, outgoing) = mpsc::unbounded_channel();
+        let token = request.metadata().get("authorization").map(|value| value.to_str().unwrap().to_owned());
+        self.cell.state().tokens.push(token);
         let stream = Stream { cell: self.cell.clone(), replica: self.replica, session: 0, replies };
         tokio::spawn(stream.run(request.into_inner()));
         Ok(Response::new(UnboundedReceiverStream::new(outgoing)))
@@ -352,7 +455,11 @@ impl Stream {
             }
             Open::Refuse(ref failure) => Err(failure.clone()),
         };
-        state.streams.entry(self.replica).or_default().push(self.replies.clone());
+        let session = *opened.as_ref().unwrap_or(&0);
+        let (events, places) = (state.world.events.len(), state.world.places.len());
+        let (replica, replies) = (self.replica, self.replies.clone());
+        state.streams.push(Told { replica, session, replies, watches: Vec::new(), events, places });
+        let handles = state.world.standing(session);
         drop(state);
         match (opened, act) {
             _ if stopped => {}
@@ -361,7 +468,7 @@ impl Stream {
             (Ok(session), act) => {
                 self.session = session;
                 let opened = Some(self.greeting());
-                let reply = v1::SessionReply { opened, leader, ..Default::default() };
+                let reply = v1::SessionReply { opened, leader, handles, ..Default::default() };
                 let delay = if let Open::AcceptLate(delay) = act { delay } else { Duration::ZERO };
                 self.say_late(reply, delay);
             }
@@ -382,7 +489,7 @@ impl Stream {
     }
 
     fn serve(&mut self, request: v1::SessionRequest) -> bool {
-        let v1::SessionRequest { calls, confirmed, keep_alive, end, .. } = request;
+        let v1::SessionRequest { calls, confirmed, keep_alive, end, watches, unwatches, .. } = request;
         let mut state = self.cell.state();
         let numbers = calls.iter().map(|call| call.number).collect();
         let (replica, session) = (self.replica, self.session);
@@ -403,6 +510,11 @@ impl Stream {
         }
         if end {
             state.sessions.remove(&session);
+            state.world.end(session);
+        }
+        if !watches.is_empty() || !unwatches.is_empty() {
+            state.world.watch_messages += 1;
+            state.watch(replica, session, watches, &unwatches);
         }
         drop(state);
         if keep_alive {
@@ -413,7 +525,9 @@ impl Stream {
         if end {
             return self.end(failure(Code::SessionExpired, "ended by its client"));
         }
-        self.act(act, answers, all)
+        let goes_on = self.act(act, answers, all);
+        self.cell.state().tell();
+        goes_on
     }
 
     fn act(&self, act: Act, answers: Vec<v1::Answer>, numbers: Vec<u64>) -> bool {
