@@ -128,10 +128,15 @@ impl Grip {
         self.state.subscribe()
     }
 
+    /// Those who look on are woken only by what concerns them: else one who looks on and changes nothing wakes itself.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut result = None;
-        self.state.send_modify(|state| result = Some(change(state)));
-        // `send_modify` always calls it.
+        self.state.send_if_modified(|state| {
+            let before = state.outlook();
+            result = Some(change(state));
+            state.outlook() != before
+        });
+        // It always calls the change.
         result.unwrap_or_else(|| unreachable!("a state was not changed"))
     }
 
@@ -429,6 +434,11 @@ impl Grip {
 }
 
 impl State {
+    /// What others wait for.
+    fn outlook(&self) -> (Place, bool, bool, bool) {
+        (self.place, self.poisoned, self.ended.is_some(), self.lost.is_some())
+    }
+
     fn leave(&mut self, generation: u64) {
         self.given_back = self.given_back.max(generation);
         self.place = Place::Leaving;
