@@ -307,6 +307,7 @@ impl State {
                 missed.map(|event| v1::Event { watches: vec![watch.number], ..event.clone() }).collect();
             let reply = v1::SessionReply { watches: vec![state], events, ..Default::default() };
             let _ = stream.replies.send(Ok(reply));
+            stream.watches.retain(|before| before.number != watch.number);
             stream.watches.push(watch);
         }
         let reply = v1::SessionReply { revision: world.revision, ..Default::default() };
