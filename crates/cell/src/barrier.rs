@@ -15,7 +15,7 @@ use crate::error::ProposeError;
 use crate::leadership::Leadership;
 use crate::leases::{Extended, Leases};
 use crate::machine_store::Machine;
-use crate::peers::Forwarders;
+use crate::peers::{Forwarders, Lane};
 use crate::roster::Roster;
 use crate::router::BarrierPlace;
 
@@ -112,9 +112,11 @@ impl Barriers {
                 return Ok(Barrier::default());
             }
             if leadership.here {
-                self.pass_here(leadership.term, sessions).await
+                let keep_alives = requests.iter().filter(|request| !request.sessions_alive.is_empty());
+                let oldest = keep_alives.map(|request| request.asked).min();
+                self.pass_here(leadership.term, sessions, oldest).await
             } else if let Some((id, member)) = leadership.leader {
-                let barrier = self.forwarders.to(id, &member).barrier(sessions).await?;
+                let barrier = self.forwarders.to(id, &member, Lane::Barriers).barrier(sessions).await?;
                 self.wait_applied(barrier.index).await;
                 Ok(barrier)
             } else {
@@ -129,15 +131,20 @@ impl Barriers {
         }
     }
 
-    async fn pass_here(&self, term: u64, sessions: Vec<SessionId>) -> Result<Barrier, ProposeError> {
+    async fn pass_here(
+        &self,
+        term: u64,
+        sessions: Vec<SessionId>,
+        oldest: Option<Instant>,
+    ) -> Result<Barrier, ProposeError> {
         let index = match planted::is(Bug::DeposedLeaderRead) {
             true => 0,
             false => self.read_index().await?,
         };
         self.wait_applied(index).await;
-        let extended = match sessions.is_empty() {
-            true => Extended::default(),
-            false => self.machine.read(|state| self.leases.extend(term, &sessions, state)),
+        let extended = match oldest {
+            None => Extended::default(),
+            Some(asked) => self.machine.read(|state| self.leases.extend(term, &sessions, asked, state)),
         };
         Ok(Barrier { index, lapsed: extended.lapsed, granted_ms: extended.granted_ms })
     }

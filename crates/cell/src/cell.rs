@@ -12,6 +12,7 @@ use bramah_machine::{BatchError, Outcome, Request, SessionId, State};
 use bramah_wire::transport::{Listener, Transport};
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Config, Raft, SnapshotPolicy};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -25,6 +26,7 @@ use crate::config::{CellConfig, Tuning};
 use crate::consensus::{Member, ReplicaId, TypeConfig};
 use crate::data_folder::{DataFolder, Entrance, Owner};
 use crate::disk::{self, Disk};
+use crate::duties;
 use crate::error::{ProposeError, StartError};
 use crate::health::{self, Health};
 use crate::hub::{Bounds, EventStream, Follower};
@@ -75,6 +77,7 @@ struct Inner {
     router: Router,
     leadership: watch::Receiver<Leadership>,
     leases: Arc<Leases>,
+    time: Arc<Mutex<CellTime>>,
     stop: watch::Sender<bool>,
     started: Instant,
     admission: Arc<Admission>,
@@ -159,6 +162,19 @@ impl Cell {
             ..submission
         });
         Ok(())
+    }
+
+    /// Has requests done by this replica as leader, or not at all.
+    pub(crate) async fn propose_here(
+        &self,
+        requests: Requests,
+        deadline: Instant,
+    ) -> Result<Vec<Outcome>, ProposeError> {
+        let (sender, receiver) = oneshot::channel();
+        let submission = requests.submission(deadline, Box::new(move |outcomes| drop(sender.send(outcomes))));
+        self.inner.router.submit(Submission { forwarded: true, retriable: false, ..submission });
+        let stopping = || ProposeError::Stopping { why: "it was told to".to_owned(), under_way: true };
+        Ok(receiver.await.unwrap_or_else(|_| Err(stopping()))?.list)
     }
 
     /// Waits until this replica's state holds everything that was acknowledged before the call: what is
@@ -273,6 +289,12 @@ impl Cell {
 
     pub(crate) fn leases(&self) -> &Leases {
         &self.inner.leases
+    }
+
+    /// The cell's time, at the leader of `term`.
+    pub(crate) fn time_ms(&self, term: u64) -> u64 {
+        let state_ms = self.read(State::time_ms);
+        self.inner.time.lock().now_ms(term, state_ms)
     }
 
     pub(crate) fn tuning(&self) -> &Tuning {
@@ -431,6 +453,8 @@ impl Tasks {
         tokio::spawn(until_stop(stop.clone(), self.barriers.run(self.barriers_asked)));
         tokio::spawn(serve(self.service, listener, max_connections, stop.clone()));
         tokio::spawn(until_stop(stop.clone(), leases::expire_sessions(cell.clone(), followed)));
+        tokio::spawn(until_stop(stop.clone(), duties::end_lock_delays(cell.clone())));
+        tokio::spawn(until_stop(stop.clone(), duties::close_handles(cell.clone())));
         if let Some(entrance) = entrance_of(cell.folder()) {
             let entering = admission::enter(cell.clone(), cell.network().clone(), entrance);
             tokio::spawn(until_stop(stop.clone(), entering));
@@ -491,12 +515,13 @@ async fn assemble(
     let heard = Arc::new(LastHeard::default());
     let comparison = Arc::new(Comparison::new(Arc::clone(&machine), Arc::clone(&world.disk)));
     let health = Arc::new(Health::new(log.clone(), config.tuning.slow_disk));
+    let time = Arc::new(Mutex::new(CellTime::new(world.clock.clone())));
     let tasks = Tasks {
         router: RouterTask {
             raft: raft.clone(),
             log: log.clone(),
             machine: Arc::clone(&machine),
-            time: CellTime::new(world.clock.clone()),
+            time: Arc::clone(&time),
             submitted,
             leadership: leadership.clone(),
             forwarders: forwarders.clone(),
@@ -547,6 +572,7 @@ async fn assemble(
         router,
         leadership,
         leases,
+        time,
         stop,
         started: Instant::now(),
         admission,

@@ -57,7 +57,12 @@ impl CellTime {
         }
         let start = || if state_ms == 0 { self.wall.now_ms() } else { state_ms };
         let (start_ms, since) = *self.anchor.get_or_insert_with(|| (start(), Instant::now()));
-        (start_ms + since.elapsed().as_millis() as u64).max(state_ms)
+        let now_ms = start_ms + since.elapsed().as_millis() as u64;
+        if now_ms < state_ms {
+            // What the leader before had stamped was not applied yet when this one began.
+            self.anchor = Some((state_ms, Instant::now()));
+        }
+        now_ms.max(state_ms)
     }
 }
 
@@ -79,5 +84,8 @@ mod tests {
         tokio::time::advance(Duration::from_millis(10)).await;
         assert_eq!(successor.now_ms(2, 1_250), 1_260);
         assert_eq!(successor.now_ms(4, 1_300), 1_300, "led again, after others moved the time");
+        assert_eq!(successor.now_ms(4, 2_000), 2_000, "what others stamped was applied late");
+        tokio::time::advance(Duration::from_millis(10)).await;
+        assert_eq!(successor.now_ms(4, 2_000), 2_010, "and it goes on from there");
     }
 }

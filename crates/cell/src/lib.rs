@@ -17,6 +17,7 @@ mod config;
 pub mod consensus;
 pub mod data_folder;
 pub mod disk;
+mod duties;
 mod error;
 mod health;
 mod hub;

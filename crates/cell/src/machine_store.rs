@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bramah_machine::planted::{self, Bug};
-use bramah_machine::{Batch, State};
+use bramah_machine::{Batch, Change, Event, State};
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::type_config::alias::{EntryOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
@@ -129,6 +129,8 @@ pub(crate) struct Machine {
     applied: RwLock<AppliedState>,
     index: watch::Sender<u64>,
     hub: Arc<Hub>,
+    /// How often ACLs changed.
+    acls: watch::Sender<u64>,
     snapshot_bytes: AtomicU64,
     freezer: Freezer,
 }
@@ -141,6 +143,7 @@ impl Machine {
             applied: RwLock::new(applied),
             index: watch::Sender::new(index),
             hub,
+            acls: watch::Sender::new(0),
             snapshot_bytes: AtomicU64::new(0),
             freezer: Freezer::default(),
         }
@@ -174,6 +177,11 @@ impl Machine {
         self.index.subscribe()
     }
 
+    /// Follows changes of ACLs: of what nodes say, and of who is in one.
+    pub(crate) fn acl_changes(&self) -> watch::Receiver<u64> {
+        self.acls.subscribe()
+    }
+
     /// What was applied last, and who follows it.
     pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.hub
@@ -200,8 +208,15 @@ impl Machine {
             self.freezer.applied(index, &installed.state);
             self.hub.begin_anew(installed.state.revision());
         }
+        self.acls.send_modify(|changes| *changes += 1);
         self.index.send_replace(index);
     }
+}
+
+/// Nearly all events are of nodes elsewhere, which the first bytes of their names show.
+fn changes_acls(event: &Event) -> bool {
+    (event.path.as_str().starts_with("/acl/") || matches!(event.change, Change::AclChanged { .. }))
+        && event.changes_acls()
 }
 
 /// The half that openraft owns.
@@ -277,6 +292,9 @@ impl MachineStore {
             }),
         };
         // After the state shows the change (spec E-2).
+        if events.iter().any(changes_acls) {
+            self.machine.acls.send_modify(|changes| *changes += 1);
+        }
         let dropped = planted::is(Bug::EventDropped) && log_id.index.is_multiple_of(61);
         if !dropped {
             self.machine.hub.push(events);

@@ -11,6 +11,7 @@ use bramah_machine::{BatchBuilder, MAX_BATCH_BYTES, MAX_BATCH_REQUESTS, Outcome,
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use openraft::errors::{ClientWriteError, RaftError};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -23,7 +24,7 @@ use crate::error::ProposeError;
 use crate::leadership::Leadership;
 use crate::log::{Log, Space};
 use crate::machine_store::Machine;
-use crate::peers::Forwarders;
+use crate::peers::{Forwarders, Lane};
 use crate::roster::Roster;
 use crate::submission::Submission;
 
@@ -62,9 +63,10 @@ impl Drop for BarrierPlace {
 }
 
 impl Load {
-    fn admit_barrier(&self) -> Result<(), ProposeError> {
+    /// Reads leave half of the places to those that keep sessions alive (spec S-2).
+    fn admit_barrier(&self, keeps_alive: bool) -> Result<(), ProposeError> {
         let waiting = self.barriers.fetch_add(1, Ordering::Relaxed);
-        if waiting < self.max_requests {
+        if waiting < self.max_requests * (1 + usize::from(keeps_alive)) {
             return Ok(());
         }
         self.barriers.fetch_sub(1, Ordering::Relaxed);
@@ -141,7 +143,7 @@ impl Router {
 
     /// Asks for a barrier; the answer comes through the request's channel.
     pub(crate) fn barrier(&self, request: BarrierRequest) {
-        if let Err(overloaded) = self.load.admit_barrier() {
+        if let Err(overloaded) = self.load.admit_barrier(!request.sessions_alive.is_empty()) {
             let _ = request.done.send(Err(overloaded));
             return;
         }
@@ -214,7 +216,7 @@ pub(crate) struct RouterTask {
     pub(crate) raft: CellRaft,
     pub(crate) log: Log,
     pub(crate) machine: Arc<Machine>,
-    pub(crate) time: CellTime,
+    pub(crate) time: Arc<Mutex<CellTime>>,
     pub(crate) submitted: mpsc::UnboundedReceiver<Submission>,
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) forwarders: Forwarders,
@@ -287,7 +289,7 @@ impl RouterTask {
                 && !self.waiting.is_empty()
             {
                 let submissions = self.waiting.take().into();
-                if let Err(submissions) = self.forwarders.to(id, &member).submit(submissions) {
+                if let Err(submissions) = self.forwarders.to(id, &member, Lane::Writes).submit(submissions) {
                     self.take_back(submissions);
                 }
             }
@@ -333,7 +335,7 @@ impl RouterTask {
             return;
         }
         let state_ms = self.machine.read(State::time_ms);
-        let batch = EncodedBatch(builder.finish(self.time.now_ms(term, state_ms)));
+        let batch = EncodedBatch(builder.finish(self.time.lock().now_ms(term, state_ms)));
         let raft = self.raft.clone();
         let too_early = planted::is(Bug::AnswerBeforeCommit).then(|| self.guess(&batch, term));
         self.under_way.add(submissions, move |id| {
@@ -478,5 +480,39 @@ fn hand_out(batch: Vec<(u32, Option<Submission>)>, outcomes: Vec<Outcome>) {
         if let Some(submission) = submission {
             submission.succeed(own);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bramah_machine::SessionId;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// Spec S-2: when no more reads are taken, KeepAlives still are.
+    #[tokio::test]
+    async fn reads_leave_room_for_keep_alives() {
+        let (router, _submitted, mut asked) =
+            Router::new(&Tuning { queue_requests: 10, ..Tuning::default() });
+        let ask = |sessions_alive: Vec<SessionId>| {
+            let (done, mut passed) = oneshot::channel();
+            let now = Instant::now();
+            let request = BarrierRequest {
+                sessions_alive,
+                forwarded: false,
+                asked: now,
+                deadline: now,
+                done,
+                _place: None,
+            };
+            router.barrier(request);
+            // Refused at once, or waiting.
+            !matches!(passed.try_recv(), Ok(Err(ProposeError::Overloaded { .. })))
+        };
+        assert!((0..10).all(|_| ask(Vec::new())) && !ask(Vec::new()));
+        assert!((0..10).all(|_| ask(vec![SessionId(1)])) && !ask(vec![SessionId(1)]));
+        while asked.try_recv().is_ok() {}
+        assert!(ask(Vec::new()), "those that were passed have left their places");
     }
 }

@@ -37,8 +37,7 @@ impl InPlace {
         let stopping = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         };
-        let serving =
-            tokio::spawn(front::grpc::serve(cell.clone(), listener, manner, stopping));
+        let serving = tokio::spawn(front::grpc::serve(cell.clone(), listener, manner, stopping));
         let telling = tokio::spawn(cell.dispatch_events());
         Ok(InPlace { cell, stop, serving, telling })
     }

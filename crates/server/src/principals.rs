@@ -45,7 +45,9 @@ pub enum TokenError {
     #[error("the token is damaged, or none of this version: {0}; have another one made")]
     Malformed(&'static str),
     /// It was signed with another key, or changed.
-    #[error("the token was not signed with this cell's key, or was changed; have one made with the cell's key file")]
+    #[error(
+        "the token was not signed with this cell's key, or was changed; have one made with the cell's key file"
+    )]
     WrongKey,
     /// Its time is over.
     #[error("the token of {principal} ended {ago_s} s ago; have another one made")]
@@ -56,7 +58,9 @@ pub enum TokenError {
         ago_s: u64,
     },
     /// The cell knows no principals.
-    #[error("this replica has no key for tokens, so it can't tell whose this is; start it with `token_key_file`, or send no token")]
+    #[error(
+        "this replica has no key for tokens, so it can't tell whose this is; start it with `token_key_file`, or send no token"
+    )]
     NoKey,
     /// The name can't be a principal's.
     #[error("{0}")]
@@ -78,7 +82,9 @@ pub enum KeyFileError {
         error: std::io::Error,
     },
     /// Others may read or write it.
-    #[error("the key file {path} is open to others (mode {mode:o}); run `chmod 600 {path}`, and make a new key if it was read")]
+    #[error(
+        "the key file {path} is open to others (mode {mode:o}); run `chmod 600 {path}`, and make a new key if it was read"
+    )]
     Open {
         /// The file.
         path: String,

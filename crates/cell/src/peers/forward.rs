@@ -38,23 +38,36 @@ enum Forwarded {
     Barrier(Vec<SessionId>, oneshot::Sender<Result<Barrier, ProposeError>>),
 }
 
-/// The stream to whoever leads, made anew when the leader changes or the stream breaks.
+/// What a stream is for: each has a connection of its own, so that what keeps sessions alive never stands behind
+/// megabytes of writes (spec S-2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Requests.
+    Writes,
+    /// Read indexes and leases.
+    Barriers,
+}
+
+/// The streams to whoever leads, made anew when the leader changes or a stream breaks.
 #[derive(Clone)]
 pub(crate) struct Forwarders {
     network: PeerNetwork,
     returned: mpsc::UnboundedSender<Vec<Submission>>,
-    current: Arc<Mutex<Option<(ReplicaId, Member, Forwarder)>>>,
+    lanes: Arc<[Mutex<Option<Current>>; 2]>,
 }
+
+/// The stream of one lane, and to whom it goes.
+type Current = (ReplicaId, Member, Forwarder);
 
 impl Forwarders {
     /// `returned` gets what was not done and may safely be proposed again.
     pub(crate) fn new(network: PeerNetwork, returned: mpsc::UnboundedSender<Vec<Submission>>) -> Self {
-        Self { network, returned, current: Arc::default() }
+        Self { network, returned, lanes: Arc::default() }
     }
 
     /// The stream to this leader. Called on the runtime of consensus.
-    pub(crate) fn to(&self, leader: ReplicaId, member: &Member) -> Forwarder {
-        let mut current = self.current.lock();
+    pub(crate) fn to(&self, leader: ReplicaId, member: &Member, lane: Lane) -> Forwarder {
+        let mut current = self.lanes[lane as usize].lock();
         if let Some((id, at, forwarder)) = &*current
             && (*id, at) == (leader, member)
             && !forwarder.outbox.is_closed()
@@ -69,11 +82,10 @@ impl Forwarders {
         forwarder
     }
 
-    /// Ends the stream to any other leader than this one; what it carries comes back.
+    /// Ends the streams to any other leader than this one; what they carry comes back.
     pub(crate) fn leave_unless(&self, leader: Option<ReplicaId>) {
-        let mut current = self.current.lock();
-        if current.as_ref().is_some_and(|(id, ..)| Some(*id) != leader) {
-            *current = None;
+        for lane in &*self.lanes {
+            drop(lane.lock().take_if(|(id, ..)| Some(*id) != leader));
         }
     }
 

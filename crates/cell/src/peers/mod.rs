@@ -6,7 +6,7 @@ mod fuzz;
 mod network;
 mod service;
 
-pub(crate) use forward::Forwarders;
+pub(crate) use forward::{Forwarders, Lane};
 pub(crate) use network::{PeerNetwork, client};
 pub(crate) use service::{PeerService, serve};
 

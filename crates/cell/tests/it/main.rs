@@ -2,6 +2,8 @@
 
 mod comparison;
 mod cut;
+mod duties;
+mod following;
 mod founding;
 mod fuzz;
 mod health;

@@ -88,7 +88,10 @@ mod tests {
             (open.principal(&shown(&["Bearer"])), "must be `Bearer`"),
             (open.principal(&shown(&["Bearer x"])), "damaged"),
             (door(None).principal(&shown(&[&good])), "no key for tokens"),
-            (door(TokenKey::new(&[2; 32]).ok()).principal(&shown(&[&good])), "not signed with this cell's key"),
+            (
+                door(TokenKey::new(&[2; 32]).ok()).principal(&shown(&[&good])),
+                "not signed with this cell's key",
+            ),
         ];
         for (refused, why) in cases {
             let failure = refused.expect_err(why);

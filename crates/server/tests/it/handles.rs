@@ -36,7 +36,9 @@ async fn forged_and_foreign_handles_are_unknown() {
     let alone = alone().await;
     let ((mut ann, _), (mut ben, _)) = (alone.new_session().await, alone.new_session().await);
     let handle = ann.open(1, "/f").await;
-    let uses = |handle| [write(handle), contents(handle), sequencer(handle), acquire(handle, false), release(handle)];
+    let uses = |handle| {
+        [write(handle), contents(handle), sequencer(handle), acquire(handle, false), release(handle)]
+    };
     for (number, what) in (1..).zip(uses(handle)) {
         let refused = ben.refused(number, what).await;
         assert_eq!(refused.code(), Code::UnknownHandle, "{refused:?}");
@@ -50,7 +52,10 @@ async fn forged_and_foreign_handles_are_unknown() {
         assert_eq!(code, Code::InvalidArgument);
         assert!(refused.message.contains("session"), "{}", refused.message);
     }
-    assert!(matches!(ann.done(100, write(handle)).await, Outcome::Written(_)), "it works for its own session");
+    assert!(
+        matches!(ann.done(100, write(handle)).await, Outcome::Written(_)),
+        "it works for its own session"
+    );
 }
 
 /// Spec H-2, L-1: a handle is good for what it was opened for, and locking takes the right to write.
@@ -65,11 +70,15 @@ async fn a_handle_is_good_for_what_it_was_opened_for() {
     }
     assert!(matches!(stream.done(6, contents(reading)).await, Outcome::Contents(_)));
     let Operation::OpenNode(open) = open_for_reading("/f") else { unreachable!() };
-    let writing = v1::OpenNode { mode: Some(v1::Mode { write: true, ..v1::Mode::default() }), ..open.clone() };
+    let writing =
+        v1::OpenNode { mode: Some(v1::Mode { write: true, ..v1::Mode::default() }), ..open.clone() };
     let writing = handle(&stream.done(7, Operation::OpenNode(writing)).await);
     assert_eq!(stream.refused(8, contents(writing)).await.code(), Code::HandleLacksRight);
     assert_eq!(place(&stream.done(9, acquire(writing, false)).await), Place::Holding);
-    assert!(matches!(stream.done(10, sequencer(writing)).await, Outcome::Sequencer(_)), "a holder need not read");
+    assert!(
+        matches!(stream.done(10, sequencer(writing)).await, Outcome::Sequencer(_)),
+        "a holder need not read"
+    );
     let nothing = v1::OpenNode { mode: None, ..open };
     assert_eq!(stream.refused(11, Operation::OpenNode(nothing)).await.code(), Code::InvalidArgument);
 }
@@ -83,7 +92,8 @@ async fn stale_handles_are_refused() {
     let old = stream.open(1, "/f").await;
     stream.done(2, delete("/f")).await;
     let new = stream.open(3, "/f").await;
-    for (number, what) in [(4, write(old)), (5, contents(old)), (6, acquire(old, true)), (7, sequencer(old))] {
+    for (number, what) in [(4, write(old)), (5, contents(old)), (6, acquire(old, true)), (7, sequencer(old))]
+    {
         assert_eq!(stream.refused(number, what).await.code(), Code::NodeDeleted);
     }
     let close = Operation::CloseHandles(v1::CloseHandles { handles: vec![new, old, 12_345] });
@@ -114,7 +124,9 @@ async fn a_lock_is_refused_waited_for_and_handed_on() {
     let shared = Operation::Acquire(v1::Acquire { handle: second, shared: true, wait: true });
     assert_eq!(ben.refused(5, shared).await.code(), Code::LockInUse);
 
-    let Outcome::Locks(page) = ben.done(6, Operation::ListLocks(v1::ListLocks::default())).await else { panic!() };
+    let Outcome::Locks(page) = ben.done(6, Operation::ListLocks(v1::ListLocks::default())).await else {
+        panic!()
+    };
     let lock = &page.locks[0];
     assert_eq!((lock.path.as_str(), lock.holder_count, lock.waiter_count, page.more), ("/f", 1, 1, false));
     assert_eq!((lock.holders[0].session, lock.holders[0].handle), (ann_id, first));
@@ -129,7 +141,10 @@ async fn a_lock_is_refused_waited_for_and_handed_on() {
     let told = ben.told.handles[0];
     assert_eq!((told.handle, told.place(), told.lock_generation), (second, Place::Holding, 2));
     assert!(told.after_call >= 3, "it is newer than the answer that said to wait: {told:?}");
-    assert_eq!(ann.told.handles.iter().find(|told| told.place() == Place::Holding && told.after_call >= 5), None);
+    assert_eq!(
+        ann.told.handles.iter().find(|told| told.place() == Place::Holding && told.after_call >= 5),
+        None
+    );
 }
 
 /// Spec L-4: a sequencer is good while the lock is held as it says, and a handle can be tied to it.
@@ -199,7 +214,8 @@ async fn a_session_is_taken_up_elsewhere_with_its_locks() {
     let holds = |told: &v1::HandleState| told.handle == wanted && told.place() == Place::Holding;
     ann.until(|told| told.handles.iter().any(holds)).await;
     assert!(matches!(ben.done(4, delete("/a")).await, Outcome::Deleted(_)));
-    ann.until(|told| told.handles.iter().any(|told| told.handle == held && told.place() == Place::Lost)).await;
+    ann.until(|told| told.handles.iter().any(|told| told.handle == held && told.place() == Place::Lost))
+        .await;
     assert!(matches!(ann.done(6, write(wanted)).await, Outcome::Written(_)));
 }
 
@@ -213,9 +229,7 @@ async fn transactions_are_bounded_and_name_what_was_refused() {
         let create = v1::CreateDirectory { path: path.to_owned(), parents: false };
         v1::TxnOperation { operation: Some(Part::CreateDirectory(create)) }
     };
-    let txn = |parts: Vec<v1::TxnOperation>| {
-        Operation::Txn(v1::Txn { then: parts, ..v1::Txn::default() })
-    };
+    let txn = |parts: Vec<v1::TxnOperation>| Operation::Txn(v1::Txn { then: parts, ..v1::Txn::default() });
     let parts = |count: usize| (0..count).map(|i| part(&format!("/d{i}"))).collect::<Vec<_>>();
     let refused = alone.single("", txn(parts(129))).await;
     assert_eq!(failure(&refused).0, Code::InvalidArgument);

@@ -8,8 +8,8 @@ use bramah_wire::v1::operation::Operation;
 use bramah_wire::v1::outcome::Outcome;
 
 use crate::raw::{
-    Alone, acquire, alone, alone_with, delete, failure, get, handle, increment, nonce, open_file, open_for_reading,
-    set, watch,
+    Alone, acquire, alone, alone_with, delete, failure, get, handle, increment, nonce, open_file,
+    open_for_reading, set, watch,
 };
 
 const KEY: [u8; 32] = [42; 32];
@@ -18,7 +18,7 @@ fn token(name: &str) -> String {
     TokenKey::new(&KEY).and_then(|key| key.create(name, None)).expect("a token")
 }
 
-fn key_file(config: &mut ServerConfig, bytes: &[u8], mode: u32) {
+pub(crate) fn key_file(config: &mut ServerConfig, bytes: &[u8], mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     let file = config.data.with_extension("key");
     std::fs::write(&file, bytes).expect("it is written");
@@ -40,11 +40,14 @@ async fn guarded() -> Alone {
     let names = |read: &str, write: &str| {
         Some(v1::AclNames { read: read.into(), write: write.into(), change_acl: "ann".into() })
     };
-    for (path, text) in [("/acl/ann", "ann"), ("/acl/both", "ann\nben"), ("/secret/a", "x"), ("/shared", "y")] {
+    for (path, text) in [("/acl/ann", "ann"), ("/acl/both", "ann\nben"), ("/secret/a", "x"), ("/shared", "y")]
+    {
         let outcome = alone.single("", put(path, text)).await;
         assert!(matches!(outcome, Outcome::Written(_)), "{outcome:?}");
     }
-    for (path, read, write) in [("/secret/a", "ann", "ann"), ("/secret", "ann", "ann"), ("/shared", "both", "ann")] {
+    for (path, read, write) in
+        [("/secret/a", "ann", "ann"), ("/secret", "ann", "ann"), ("/shared", "both", "ann")]
+    {
         let acl = v1::SetAcl { path: path.to_owned(), names: names(read, write), if_generation: None };
         let outcome = alone.single(&token("ann"), Operation::SetAcl(acl)).await;
         assert!(matches!(outcome, Outcome::AclSet(_)), "{outcome:?}");
@@ -58,7 +61,9 @@ async fn tokens_that_are_not_good_are_refused() {
     let alone = guarded().await;
     let other = TokenKey::new(&[1; 32]).and_then(|key| key.create("ann", None)).expect("a token");
     let over = TokenKey::new(&KEY).and_then(|key| key.create("ann", Some(1))).expect("a token");
-    for (bad, why) in [(&other, "this cell's key"), (&over, "have another one made"), (&"x".repeat(1_025), "1,024")] {
+    for (bad, why) in
+        [(&other, "this cell's key"), (&over, "have another one made"), (&"x".repeat(1_025), "1,024")]
+    {
         let outcome = alone.single(bad, increment("/n", 1)).await;
         assert_eq!(failure(&outcome).0, Code::Unauthenticated);
         assert!(failure(&outcome).1.message.contains(why), "{outcome:?}");
@@ -89,7 +94,8 @@ async fn without_a_key_tokens_are_refused() {
 /// A key that others may read, or that is none, keeps the replica from starting.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_key_file_is_refused_at_the_start() {
-    for (bytes, mode, why) in [(&KEY[..], 0o644, "chmod 600"), (&KEY[1..], 0o600, "at least 32 random bytes")] {
+    for (bytes, mode, why) in [(&KEY[..], 0o644, "chmod 600"), (&KEY[1..], 0o600, "at least 32 random bytes")]
+    {
         let folder = tempfile::tempdir().expect("a folder");
         let mut config = crate::raw::config_in(folder.path());
         key_file(&mut config, bytes, mode);
@@ -119,7 +125,10 @@ async fn who_may_not_is_refused_everywhere() {
             set("/secret/a", 1),
             set("/secret/new", 1),
             delete("/secret/a"),
-            Operation::Txn(v1::Txn { guards: vec![v1::Guard { guard: Some(guard.clone()) }], ..v1::Txn::default() }),
+            Operation::Txn(v1::Txn {
+                guards: vec![v1::Guard { guard: Some(guard.clone()) }],
+                ..v1::Txn::default()
+            }),
             Operation::Txn(v1::Txn {
                 then: vec![v1::TxnOperation { operation: Some(part.clone()) }],
                 ..v1::Txn::default()
@@ -211,6 +220,24 @@ async fn a_session_is_taken_up_only_by_its_opener() {
     assert!(head.opened.is_some());
 }
 
+/// Spec S-2, A-2: trying to take a session up without its secret does not keep it alive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_expires_though_others_try_to_take_it_up() {
+    let alone = alone().await;
+    let open = v1::OpenSession { nonce: nonce(), lease_ms: 1_000, ..v1::OpenSession::default() };
+    let (stream, _) = alone.stream(open).await;
+    let deadline = tokio::time::Instant::now() + crate::raw::LIMIT;
+    loop {
+        assert!(tokio::time::Instant::now() < deadline, "it does not expire");
+        let wrong = v1::OpenSession { nonce: nonce(), ..stream.open.clone() };
+        let (_, head) = alone.stream(wrong).await;
+        match head.ended.expect("refused").code() {
+            Code::Unauthenticated => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            code => break assert_eq!(code, Code::SessionExpired),
+        }
+    }
+}
+
 /// Spec A-3: what an ACL no longer allows is closed within a lease, and its session is told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_acls_closes_handles() {
@@ -221,7 +248,8 @@ async fn a_change_of_acls_closes_handles() {
     let acl = v1::SetAcl { path: "/shared".to_owned(), names: Some(names), if_generation: None };
     assert!(matches!(alone.single(&token("ann"), Operation::SetAcl(acl)).await, Outcome::AclSet(_)));
     let asked = tokio::time::Instant::now();
-    ben.until(|told| told.handles.iter().any(|told| told.handle == reading && told.place() == Place::Closed)).await;
+    ben.until(|told| told.handles.iter().any(|told| told.handle == reading && told.place() == Place::Closed))
+        .await;
     assert!(asked.elapsed() < std::time::Duration::from_secs(12), "{:?}", asked.elapsed());
     let look = v1::read_on_handle::Verb::Contents(v1::GetContents::default());
     let look = Operation::ReadOnHandle(v1::ReadOnHandle { handle: reading, verb: Some(look) });

@@ -96,11 +96,7 @@ impl Alone {
     }
 
     /// A stream of whoever has a token; of nobody in particular if that is empty.
-    pub(crate) async fn stream_as(
-        &self,
-        token: &str,
-        open: v1::OpenSession,
-    ) -> (Stream, v1::SessionReply) {
+    pub(crate) async fn stream_as(&self, token: &str, open: v1::OpenSession) -> (Stream, v1::SessionReply) {
         let first = v1::SessionRequest { open: Some(open), ..v1::SessionRequest::default() };
         self.stream_with(token, first).await
     }
@@ -149,7 +145,7 @@ pub(crate) fn nonce() -> bytes::Bytes {
     [[9; 8], next.to_le_bytes()].concat().into()
 }
 
-fn shown<T>(token: &str, message: T) -> tonic::Request<T> {
+pub(crate) fn shown<T>(token: &str, message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     if !token.is_empty() {
         let bearer = format!("Bearer {token}").parse().expect("tokens are ASCII");
@@ -164,6 +160,8 @@ pub(crate) struct Told {
     pub(crate) events: Vec<v1::Event>,
     pub(crate) watches: Vec<v1::WatchState>,
     pub(crate) handles: Vec<v1::HandleState>,
+    /// The handles of each reply that had all.
+    pub(crate) all_handles: Vec<Vec<u64>>,
     pub(crate) revision: u64,
 }
 
@@ -185,6 +183,9 @@ impl Stream {
         self.told.events.extend(reply.events.iter().cloned());
         self.told.watches.extend(reply.watches.iter().cloned());
         self.told.handles.extend(reply.handles.iter().copied());
+        if reply.all_handles {
+            self.told.all_handles.push(reply.handles.iter().map(|state| state.handle).collect());
+        }
         if reply.revision > 0 {
             self.told.revision = reply.revision;
         }

@@ -77,7 +77,7 @@ async fn a_keep_alive_extends_the_lease() {
     loop {
         let reply = stream.reply().await;
         if reply.lease_ms != 0 {
-            assert_eq!(reply.lease_ms, 12_000, "the default lease");
+            assert!(reply.lease_ms >= 12_000, "at least the default lease: {reply:?}");
             break;
         }
     }

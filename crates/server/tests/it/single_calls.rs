@@ -76,6 +76,103 @@ async fn directories_are_listed_in_pages() {
     assert_eq!(names, (0..25).map(|i| format!("file-{i:02}")).collect::<Vec<_>>());
 }
 
+/// Spec N-4, N-5, N-10, A-1: what is known of a node, and how much of a quota is used.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_and_quotas_are_described() {
+    let alone = alone().await;
+    let (mut stream, _) = alone.new_session().await;
+    let acl = v1::AclNames { read: "".into(), write: "staff".into(), change_acl: "".into() };
+    let open = v1::OpenNode {
+        path: "/d/f".to_owned(),
+        mode: Some(v1::Mode { read: true, ..v1::Mode::default() }),
+        create: Some(v1::Creation {
+            kind: v1::Kind::File.into(),
+            ephemeral: true,
+            contents: "abc".into(),
+            acl: Some(acl.clone()),
+            parents: true,
+            must: true,
+        }),
+        ..v1::OpenNode::default()
+    };
+    let Outcome::NodeOpened(opened) = stream.done(1, Operation::OpenNode(open)).await else { panic!() };
+    assert!(opened.created);
+    let stat = Operation::GetStat(v1::GetStat { path: "/d/f".to_owned() });
+    let Outcome::Stat(stat) = call(&alone, b"", stat).await else { panic!("a stat") };
+    assert_eq!((stat.ephemeral, stat.acl, stat.instance), (true, Some(acl), opened.instance));
+
+    let quota = v1::SetQuota { path: "/d".to_owned(), nodes: Some(2), bytes: None };
+    assert!(matches!(call(&alone, b"", Operation::SetQuota(quota)).await, Outcome::Done(_)));
+    call(&alone, b"", set("/d/g", 10)).await;
+    assert_eq!(failure(&call(&alone, b"", set("/d/h", 1)).await).0, Code::QuotaExceeded);
+    let quota = Operation::GetQuota(v1::GetQuota { path: "/d".to_owned() });
+    let Outcome::Quota(quota) = call(&alone, b"", quota).await else { panic!("a quota") };
+    assert_eq!((quota.nodes, quota.bytes, quota.used_nodes, quota.used_bytes), (Some(2), None, 2, 13));
+
+    let close = Operation::CloseHandles(v1::CloseHandles { handles: vec![opened.handle] });
+    stream.done(2, close).await;
+    assert_eq!(failure(&stream.done(3, crate::raw::get("/d/f")).await).0, Code::NotFound);
+}
+
+/// Sessions and locks are listed in pages.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_and_locks_are_listed_in_pages() {
+    let alone = alone().await;
+    let mut streams = Vec::new();
+    for i in 0..5 {
+        let (mut stream, session) = alone.new_session().await;
+        let handle = stream.open(1, &format!("/lock-{i}")).await;
+        stream.done(2, crate::raw::acquire(handle, false)).await;
+        streams.push((stream, session));
+    }
+    let (mut sessions, mut after) = (Vec::new(), 0);
+    loop {
+        let list = Operation::ListSessions(v1::ListSessions { after, limit: 2 });
+        let Outcome::Sessions(page) = call(&alone, b"", list).await else { panic!("a page") };
+        sessions.extend(page.sessions.iter().map(|session| session.session));
+        after = *sessions.last().expect("a page has entries");
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(sessions, streams.iter().map(|(_, session)| *session).collect::<Vec<_>>());
+    let (mut locks, mut after) = (Vec::new(), String::new());
+    loop {
+        let list = Operation::ListLocks(v1::ListLocks { below: "/".to_owned(), after, limit: 2 });
+        let Outcome::Locks(page) = call(&alone, b"", list).await else { panic!("a page") };
+        locks.extend(page.locks.into_iter().map(|lock| lock.path));
+        after = locks.last().cloned().expect("a page has entries");
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(locks, (0..5).map(|i| format!("/lock-{i}")).collect::<Vec<_>>());
+    let one = Operation::ListLocks(v1::ListLocks { below: "/lock-3".to_owned(), ..v1::ListLocks::default() });
+    let Outcome::Locks(page) = call(&alone, b"", one).await else { panic!("a page") };
+    assert_eq!((page.locks.len(), page.more), (1, false));
+}
+
+/// Spec S-6, A-2: one caller's key gets another nothing of what the first was told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_each_principals_own() {
+    let principal = |name| bramah_server::TokenKey::new(&[42; 32]).and_then(|key| key.create(name, None));
+    let alone = crate::raw::alone_with(|config| crate::principals::key_file(config, &[42; 32], 0o600)).await;
+    let mut told = Vec::new();
+    for token in ["".to_owned(), principal("ann").expect("a token"), principal("ben").expect("a token")] {
+        for _ in 0..2 {
+            let request = v1::CallRequest {
+                idempotency_key: "order 66".into(),
+                deadline_ms: 0,
+                operation: operation(increment("/n", 1)),
+            };
+            let reply = alone.client().await.call(crate::raw::shown(&token, request)).await;
+            let outcome = reply.expect("an answer").into_inner().outcome.and_then(|o| o.outcome);
+            told.push(counter(&outcome.expect("an outcome")));
+        }
+    }
+    assert_eq!(told, [1, 1, 2, 2, 3, 3]);
+}
+
 /// The status of a replica, with the digest of its state (spec G-9 in part).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_tells_how_it_is() {

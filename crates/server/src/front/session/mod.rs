@@ -10,9 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bramah_cell::{Cell, ProposeError, Requests};
-use bramah_machine::{
-    Command, EndSession, Identity, MAX_BATCH_REQUESTS, Principal, Request, SessionId,
-};
+use bramah_machine::{Command, EndSession, Identity, MAX_BATCH_REQUESTS, Principal, Request, SessionId};
 use bramah_wire::limits::{MAX_CALLS_PER_MESSAGE, MAX_IN_FLIGHT_PER_SESSION};
 use bramah_wire::v1;
 use bramah_wire::v1::failure::Code;
@@ -207,7 +205,9 @@ impl Session {
             return Some("calls come faster than their answers are read");
         }
         if waiting(&self.flow.watch_states) + message.watches.len() > MAX_WATCH_STATES {
-            return Some("watches come faster than what is said of them is read; a session has at most 10,000");
+            return Some(
+                "watches come faster than what is said of them is read; a session has at most 10,000",
+            );
         }
         None
     }

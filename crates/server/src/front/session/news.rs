@@ -15,7 +15,7 @@ use super::replies::{Flow, News};
 use crate::front::translate::{self, Caller};
 
 /// Events taken at once, which are then all that waits for the client outside of its follower's bounded inbox.
-const EVENTS_AT_ONCE: usize = 512;
+const EVENTS_AT_ONCE: usize = 128;
 
 /// States of watches that may wait for a client.
 pub(super) const MAX_WATCH_STATES: usize = 2 * MAX_WATCHES_PER_SESSION;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Poll, ready};
+use std::task::Poll;
 
 use bramah_cell::{Delivery, Outcomes, ProposeError};
 use bramah_machine::State;
@@ -80,14 +80,17 @@ pub(super) fn replies(
         if let Some(head) = head.take() {
             return Poll::Ready(Some(Ok(head)));
         }
-        if packer.is_empty() {
-            ready!(receiver.poll_recv_many(cx, &mut gathered, 256));
-            if gathered.is_empty() {
-                return Poll::Ready(None);
+        loop {
+            // Also while there is something to pack: a lease does not wait for answers.
+            match receiver.poll_recv_many(cx, &mut gathered, 256) {
+                Poll::Ready(0) if packer.is_empty() => return Poll::Ready(None),
+                Poll::Pending if packer.is_empty() => return Poll::Pending,
+                _ => gathered.drain(..).for_each(|out| packer.put(out)),
             }
-            gathered.drain(..).for_each(|out| packer.put(out));
+            if let Some(reply) = packer.pack() {
+                return Poll::Ready(Some(Ok(reply)));
+            }
         }
-        Poll::Ready(Some(Ok(packer.pack())))
     })
 }
 
@@ -164,15 +167,16 @@ impl Packer {
         }
     }
 
-    /// The answers and the news that fit. What else there is to say goes with the last of them: a session must
-    /// not be said to be over before its calls are answered.
-    fn pack(&mut self) -> v1::SessionReply {
+    /// The answers and the news that fit. What else there is to say goes with the last of them: a session must not
+    /// be said to be over before its calls are answered. `None` if there was nothing to say after all.
+    fn pack(&mut self) -> Option<v1::SessionReply> {
         let mut reply = v1::SessionReply::default();
         let bytes = self.pack_answers(&mut reply);
         self.pack_news(&mut reply, bytes);
         self.flow.in_flight.fetch_sub(reply.answers.len(), Ordering::Relaxed);
         self.flow.watch_states.fetch_sub(reply.watches.len(), Ordering::Relaxed);
-        if let Some(lease_ms) = self.leases.pop_front() {
+        let lease = self.leases.pop_front();
+        if let Some(lease_ms) = lease {
             self.flow.keep_alives.fetch_sub(1, Ordering::Relaxed);
             reply.lease_ms = lease_ms;
         }
@@ -181,7 +185,8 @@ impl Packer {
             let rest = std::mem::take(&mut self.reply);
             (reply.leader, reply.members, reply.ended) = (rest.leader, rest.members, rest.ended);
         }
-        reply
+        // A KeepAlive is answered though there is nothing to say of the lease.
+        (lease.is_some() || reply != v1::SessionReply::default()).then_some(reply)
     }
 
     fn pack_answers(&mut self, reply: &mut v1::SessionReply) -> usize {
@@ -251,5 +256,110 @@ fn tell(news: News, reply: &mut v1::SessionReply) -> usize {
             drop(turn);
             0
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bramah_machine::{Change, Event, Path};
+
+    use super::*;
+
+    fn event(revision: u64, watches: usize) -> News {
+        let path = Path::parse("/f").expect("a name");
+        let event = Arc::new(Event { revision, path, change: Change::Deleted });
+        News::Event(Delivery { event, watches: vec![u64::MAX; watches], own: false })
+    }
+
+    fn begun(number: u64) -> News {
+        News::Watch(v1::WatchState { number, ..v1::WatchState::default() })
+    }
+
+    fn handle(handle: u64) -> v1::HandleState {
+        v1::HandleState { handle, ..v1::HandleState::default() }
+    }
+
+    /// All that a packer makes of what it is given at once.
+    fn packed(out: Vec<Out>) -> Vec<v1::SessionReply> {
+        let mut packer = Packer::default();
+        packer.flow.watch_states.store(1_000, Ordering::Relaxed);
+        packer.flow.keep_alives.store(1_000, Ordering::Relaxed);
+        out.into_iter().for_each(|out| packer.put(out));
+        std::iter::from_fn(|| (!packer.is_empty()).then(|| packer.pack())).flatten().collect()
+    }
+
+    /// Spec E-3: what was told of all watches is not taken for a watch that began after it, nor an event of an ended
+    /// watch for one that has its number now.
+    #[test]
+    fn a_reply_does_not_mix_what_came_before_and_after_a_watch_began() {
+        let news = vec![News::UpTo(9), begun(1), begun(2)];
+        let replies = packed(vec![Out::News(news)]);
+        assert_eq!((replies.len(), replies[0].revision, replies[0].watches.len()), (1, 0, 2));
+        let news = vec![begun(1), event(4, 1), News::UpTo(4), begun(1), event(3, 1), News::UpTo(3)];
+        let replies = packed(vec![Out::News(news)]);
+        let told: Vec<_> = replies.iter().map(|reply| (reply.watches.len(), reply.revision)).collect();
+        assert_eq!(told, [(1, 4), (1, 3)]);
+    }
+
+    /// A list of all handles stands alone: what else is told of handles is older or newer.
+    #[test]
+    fn a_list_of_all_handles_stands_alone() {
+        let news = vec![News::Handle(handle(1)), News::Handles(vec![handle(2)]), News::Handle(handle(3))];
+        let replies = packed(vec![Out::News(news)]);
+        let told: Vec<_> = replies.iter().map(|reply| (reply.handles[0].handle, reply.all_handles)).collect();
+        assert_eq!(told, [(1, false), (2, true), (3, false)]);
+    }
+
+    /// Spec E-4, S-2: large events are spread over replies, the revision comes after the last of them, and a lease does
+    /// not wait for them.
+    #[test]
+    fn events_are_spread_over_replies_and_leases_are_not_kept_waiting() {
+        let mut news: Vec<_> = (1..=50).map(|revision| event(revision, 10_000)).collect();
+        news.push(News::UpTo(50));
+        let replies = packed(vec![Out::News(news), Out::Lease(12_000)]);
+        assert!(replies.len() >= 4, "{} replies", replies.len());
+        assert_eq!(replies[0].lease_ms, 12_000);
+        assert!(replies.iter().all(|reply| reply.encoded_len() < 2 * REPLY_BYTES));
+        let revisions: Vec<_> =
+            replies.iter().flat_map(|r| r.events.iter().map(|event| event.revision)).collect();
+        assert_eq!(revisions, (1..=50).collect::<Vec<_>>());
+        let told: Vec<_> = replies.iter().map(|reply| reply.revision).collect();
+        assert_eq!((told[0], told.last()), (0, Some(&50)));
+    }
+
+    /// Spec S-2: a lease that comes while many answers wait for a slow client goes with the next reply.
+    #[tokio::test]
+    async fn a_lease_goes_before_answers_that_wait() {
+        use futures_util::StreamExt;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let flow = Arc::new(Flow { keep_alives: AtomicUsize::new(1), ..Flow::default() });
+        let mut replies = Box::pin(replies(v1::SessionReply::default(), receiver, flow));
+        let large = |number| {
+            let file = v1::FileContents { contents: vec![7; 256 << 10].into(), stat: None };
+            let outcome = v1::Outcome { outcome: Some(v1::outcome::Outcome::Contents(file)) };
+            v1::Answer { number, outcome: Some(outcome) }
+        };
+        let send = |out| assert!(sender.send(out).is_ok(), "the stream goes on");
+        send(Out::Answers((1..=100).map(large).collect()));
+        replies.next().await.expect("the head").expect("no error");
+        let first = replies.next().await.expect("answers").expect("no error");
+        assert!(first.lease_ms == 0 && first.answers.len() < 10);
+        send(Out::Lease(12_000));
+        let second = replies.next().await.expect("more").expect("no error");
+        assert!(second.lease_ms == 12_000 && !second.answers.is_empty());
+        drop(sender);
+        let rest: Vec<_> = replies.collect().await;
+        let rest: usize = rest.into_iter().map(|reply| reply.expect("no error").answers.len()).sum();
+        assert_eq!(first.answers.len() + second.answers.len() + rest, 100);
+    }
+
+    /// A KeepAlive is answered though no leader is there; an event that nobody may see makes no reply.
+    #[test]
+    fn nothing_is_sent_when_there_is_nothing_to_say() {
+        let turn = Arc::new(tokio::sync::Semaphore::new(1));
+        let taken = Arc::clone(&turn).try_acquire_owned().expect("it is free");
+        assert!(packed(vec![Out::News(vec![News::More(taken)]), Out::News(Vec::new())]).is_empty());
+        assert_eq!(turn.available_permits(), 1, "more may be taken");
+        assert_eq!(packed(vec![Out::Lease(0)]).len(), 1);
     }
 }

@@ -24,8 +24,8 @@ pub(in crate::front) fn interest(watch: &v1::Watch, cell: &str) -> Result<Intere
 
 fn kinds(watch: &v1::Watch) -> Result<Kinds, v1::Failure> {
     let mut kinds = Kinds::NONE;
-    for wanted in watch.kinds() {
-        kinds |= match wanted {
+    for wanted in &watch.kinds {
+        kinds |= match Kind::try_from(*wanted).unwrap_or_default() {
             Kind::Created => Kinds::CREATED,
             Kind::ContentsModified => Kinds::CONTENTS_MODIFIED,
             Kind::CounterChanged => Kinds::COUNTER_CHANGED,

@@ -46,6 +46,7 @@ pub(super) fn caller_identity(principal: Principal, key: &[u8]) -> Identity {
 /// Keys of all callers share one space, and nobody may get another principal's answer by guessing its key.
 fn key_of(principal: &Principal, key: &[u8]) -> Vec<u8> {
     let name = principal.name().as_bytes();
-    let digest = Sha256::new().chain_update([name.len() as u8]).chain_update(name).chain_update(key).finalize();
+    let digest =
+        Sha256::new().chain_update([name.len() as u8]).chain_update(name).chain_update(key).finalize();
     [b"known:", &digest[..]].concat()
 }

@@ -1,7 +1,7 @@
 //! What callers ask for: a command, or a look at the state.
 
 use bramah_machine::{
-    Acquire, AclNames, CancelAcquire, CloseHandles, Command, Comparison, CreateDirectory, Creation, Delete,
+    AclNames, Acquire, CancelAcquire, CloseHandles, Command, Comparison, CreateDirectory, Creation, Delete,
     DeleteTree, Guard, HandleId, Increment, MAX_HANDLES_PER_SESSION, MAX_TXN_PARTS, Mode, NodeKind, OnHandle,
     OpenNode, Path, Quota, Release, ResetCounter, Sequencer, SessionId, SetAcl, SetContents, SetQuota,
     SetSequencer, Txn, TxnOperation, Verb,
@@ -45,8 +45,15 @@ pub(in crate::front) enum Read {
     SequencerOf(HandleId),
     /// Whether the sequencer is valid.
     Check(Sequencer),
-    Locks { below: Path, after: Option<Path>, limit: usize },
-    Sessions { after: SessionId, limit: usize },
+    Locks {
+        below: Path,
+        after: Option<Path>,
+        limit: usize,
+    },
+    Sessions {
+        after: SessionId,
+        limit: usize,
+    },
     Quota(Path),
 }
 
@@ -57,7 +64,11 @@ pub(in crate::front) enum Look {
     Stat,
     Counter,
     /// `at_revision`: the revision that the page is of; 0 for the newest.
-    Directory { after: String, limit: usize, at_revision: u64 },
+    Directory {
+        after: String,
+        limit: usize,
+        at_revision: u64,
+    },
 }
 
 type Translated<T> = Result<T, v1::Failure>;
@@ -159,7 +170,8 @@ impl Names<'_> {
     }
 
     fn set_acl(&self, o: v1::SetAcl) -> Translated<SetAcl> {
-        let names = o.names.ok_or_else(|| invalid("`names` is missing: give all three, empty for everybody"))?;
+        let names =
+            o.names.ok_or_else(|| invalid("`names` is missing: give all three, empty for everybody"))?;
         Ok(SetAcl { path: self.path(&o.path)?, names: acl_names(names), if_generation: o.if_generation })
     }
 
@@ -183,7 +195,8 @@ impl Names<'_> {
     fn txn(&self, o: v1::Txn) -> Translated<Txn> {
         // Before any of it is translated: a message may hold a hundred thousand.
         if [o.guards.len(), o.then.len(), o.otherwise.len()].iter().any(|parts| *parts > MAX_TXN_PARTS) {
-            let why = format!("a transaction has at most {MAX_TXN_PARTS} guards, and as many operations in a list");
+            let why =
+                format!("a transaction has at most {MAX_TXN_PARTS} guards, and as many operations in a list");
             return Err(invalid(&why));
         }
         Ok(Txn {
@@ -234,7 +247,9 @@ fn with_handles(operation: Operation) -> Translated<Command> {
     Ok(match operation {
         Operation::CloseHandles(o) => {
             if o.handles.len() as u64 > MAX_HANDLES_PER_SESSION {
-                return Err(invalid(&format!("a session has at most {MAX_HANDLES_PER_SESSION} handles to close")));
+                return Err(invalid(&format!(
+                    "a session has at most {MAX_HANDLES_PER_SESSION} handles to close"
+                )));
             }
             Command::CloseHandles(CloseHandles { handles: o.handles.into_iter().map(HandleId).collect() })
         }
@@ -268,7 +283,8 @@ fn verb(verb: Option<WireVerb>) -> Translated<Verb> {
         }
         WireVerb::SetAcl(o) => {
             no_path(&o.path, false)?;
-            let names = o.names.ok_or_else(|| invalid("`names` is missing: give all three, empty for everybody"))?;
+            let names =
+                o.names.ok_or_else(|| invalid("`names` is missing: give all three, empty for everybody"))?;
             Verb::SetAcl { names: acl_names(names), if_generation: o.if_generation }
         }
         WireVerb::Delete(o) => {
@@ -279,7 +295,8 @@ fn verb(verb: Option<WireVerb>) -> Translated<Verb> {
 }
 
 fn look_on_handle(o: v1::ReadOnHandle) -> Translated<Read> {
-    let verb = o.verb.ok_or_else(|| invalid("what to read through the handle is missing, or not known here"))?;
+    let verb =
+        o.verb.ok_or_else(|| invalid("what to read through the handle is missing, or not known here"))?;
     let handle = HandleId(o.handle);
     let (path, look) = match verb {
         WireLook::Contents(o) => (o.path, Look::Contents),
@@ -335,6 +352,8 @@ fn comparison(counter: &v1::CounterCompares) -> Translated<Comparison> {
         WireComparison::NotEqual => Comparison::NotEqual,
         WireComparison::AtLeast => Comparison::AtLeast,
         WireComparison::Greater => Comparison::Greater,
-        WireComparison::Unspecified => return Err(invalid("how the counter is to compare is not known here")),
+        WireComparison::Unspecified => {
+            return Err(invalid("how the counter is to compare is not known here"));
+        }
     })
 }

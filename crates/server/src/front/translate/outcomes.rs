@@ -88,11 +88,7 @@ pub(super) fn kind(kind: NodeKind) -> v1::Kind {
 
 fn acl(names: &AclNames) -> v1::AclNames {
     let text = |name: &str| name.to_owned();
-    v1::AclNames {
-        read: text(&names.read),
-        write: text(&names.write),
-        change_acl: text(&names.change_acl),
-    }
+    v1::AclNames { read: text(&names.read), write: text(&names.write), change_acl: text(&names.change_acl) }
 }
 
 pub(super) fn sequencer(sequencer: Sequencer) -> v1::Sequencer {

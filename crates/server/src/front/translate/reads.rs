@@ -53,7 +53,9 @@ impl Looking<'_> {
     /// Refuses what the caller may not see.
     fn permit(&self, read: &Read) -> Result<(), v1::Failure> {
         let refusal = match read {
-            Read::Node(path, _) | Read::Quota(path) => self.state.permit_reading(&self.caller.principal, path),
+            Read::Node(path, _) | Read::Quota(path) => {
+                self.state.permit_reading(&self.caller.principal, path)
+            }
             Read::Check(sequencer) => self.state.permit_reading(&self.caller.principal, &sequencer.path),
             Read::OnHandle(handle, _) => return self.through(*handle, Right::Read).map(drop),
             // Who holds a lock may write, and perhaps not read.
@@ -123,9 +125,7 @@ impl Looking<'_> {
         let state = self.pinned.at(at_revision).filter(|state| page.is_there(state));
         let state = state.ok_or_else(|| gone(page.path, at_revision))?;
         // What the caller may see now is not always what it might have seen then.
-        state
-            .permit_reading(&self.caller.principal, page.path)
-            .map_err(|refusal| refused(&refusal))?;
+        state.permit_reading(&self.caller.principal, page.path).map_err(|refusal| refused(&refusal))?;
         page.of(&state).map(Reply::Directory)
     }
 
