@@ -115,8 +115,8 @@ async fn a_revision_told_by_half_is_finished() {
         world.events.extend(["/p", "/p/q", "/p/q/r"].map(event));
         world.revision = 2;
     });
-    let half = cell.state().world.events[1..3].to_vec().into_iter();
-    let events = half.map(|event| v1::Event { watches: vec![1], ..event }).collect();
+    let mut events = cell.state().world.events[1..3].to_vec();
+    events.iter_mut().for_each(|event| event.watches = vec![1]);
     cell.tell(1, &v1::SessionReply { events, ..Default::default() });
     sleep(Duration::from_millis(10)).await;
     cell.network.cut("replica-1:1");
