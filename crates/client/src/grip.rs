@@ -60,7 +60,7 @@ pub(crate) enum Ended {
     ClientClosed,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct State {
     pub(crate) place: Place,
     pub(crate) shared: bool,
@@ -128,15 +128,15 @@ impl Grip {
         self.state.subscribe()
     }
 
+    /// Those who look on are woken only by what concerns them: else one who looks on and changes nothing wakes itself.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut result = None;
-        // Who waits is woken by a change alone: also those that look change nothing most of the time.
         self.state.send_if_modified(|state| {
-            let before = state.clone();
+            let before = state.outlook();
             result = Some(change(state));
-            *state != before
+            state.outlook() != before
         });
-        // `send_if_modified` always calls it.
+        // It always calls the change.
         result.unwrap_or_else(|| unreachable!("a state was not changed"))
     }
 
@@ -434,6 +434,11 @@ impl Grip {
 }
 
 impl State {
+    /// What others wait for.
+    fn outlook(&self) -> (Place, bool, bool, bool) {
+        (self.place, self.poisoned, self.ended.is_some(), self.lost.is_some())
+    }
+
     fn leave(&mut self, generation: u64) {
         self.given_back = self.given_back.max(generation);
         self.place = Place::Leaving;

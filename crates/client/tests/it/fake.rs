@@ -297,8 +297,8 @@ impl State {
         };
         stream.watches.retain(|watch| !ended.contains(&watch.number));
         for watch in watches {
-            let gap = watch.after_revision > 0 && watch.after_revision < world.kept_after;
-            let begins = if watch.after_revision == 0 { world.revision } else { watch.after_revision };
+            let gap = watch.after_revision.is_some_and(|after| after < world.kept_after);
+            let begins = watch.after_revision.unwrap_or(world.revision);
             let begins = if gap { world.kept_after } else { begins };
             let state = v1::WatchState { number: watch.number, revision: begins, gap, failure: None };
             let missed = world.events[..stream.events].iter();
@@ -307,6 +307,7 @@ impl State {
                 missed.map(|event| v1::Event { watches: vec![watch.number], ..event.clone() }).collect();
             let reply = v1::SessionReply { watches: vec![state], events, ..Default::default() };
             let _ = stream.replies.send(Ok(reply));
+            stream.watches.retain(|before| before.number != watch.number);
             stream.watches.push(watch);
         }
         let reply = v1::SessionReply { revision: world.revision, ..Default::default() };

@@ -201,7 +201,7 @@ impl World {
     fn watch(&mut self, number: u64, at: usize, subtree: bool, kinds: u16, back: Option<u64>) {
         let mut set = Kinds::NONE;
         (0..4).filter(|bit| kinds & 1 << bit != 0).for_each(|bit| set |= KINDS[bit]);
-        let after = back.map_or(0, |back| self.hub_revision().saturating_sub(back).max(1));
+        let after = back.map(|back| self.hub_revision().saturating_sub(back));
         let interest = Interest { number, path: path(PATHS[at]), subtree, kinds: set, after };
         self.watches.remove(&number);
         let watch = Watch { interest: interest.clone(), since: 0, told: Vec::new(), position: 0 };
