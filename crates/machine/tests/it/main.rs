@@ -5,6 +5,7 @@ mod formats;
 mod fuzz;
 mod garbled;
 mod generate;
+mod lease_model;
 mod lock_model;
 mod locks;
 mod model;
