@@ -327,6 +327,16 @@ impl History {
         counts
     }
 
+    /// Copies of commands begun before this time may have come again until then: nobody knows any more that they were
+    /// not done.
+    pub fn doubt_until(&mut self, at: u64) {
+        for operation in self.operations.iter_mut().filter(|it| it.invoked < at && !it.call.only_reads()) {
+            if let Outcome::NotDone { why } = &operation.outcome {
+                operation.outcome = Outcome::Unknown { why: format!("a copy came later; {why}") };
+            }
+        }
+    }
+
     /// The operations of each key, in the history's order.
     #[must_use]
     pub fn by_key(&self) -> BTreeMap<&str, Vec<&Operation>> {

@@ -57,7 +57,8 @@ pub struct Report {
 }
 
 pub(super) fn judge(storm: Storm, began: std::time::Instant) -> Report {
-    let history = storm.recorder.history();
+    let mut history = storm.recorder.history();
+    history.doubt_until(storm.replayed_until);
     let linear = linear::check(&history, linear::STEPS);
     let [events, sessions] = storm.watch.judge(&history, rules(&storm));
     let others = [exactly_once::check(&history, &finals(&storm)), digests::check(&storm.digests)];

@@ -325,6 +325,14 @@ impl Storm {
         self.start_application(number);
     }
 
+    /// A copy of what a client once said has come again. A command that was certainly not done may be done after all:
+    /// what has come twice is nothing that the client, or the cell, could know of.
+    pub fn was_replayed(&mut self, port: u16) {
+        if port == replica::CLIENTS_PORT {
+            self.replayed_until = crate::engine::now_ns();
+        }
+    }
+
     /// Whether one replica's data may be destroyed: only while all others have theirs, found damaged or not, and are a
     /// majority without it in the eyes of everybody.
     pub fn may_damage(&mut self, replica: usize) -> bool {

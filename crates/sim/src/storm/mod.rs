@@ -54,6 +54,8 @@ const PROOF_LIMIT_MS: u64 = 10_000;
 /// When no session may be left: the calls under way take 6 s at most and the end of a session 2.5 s, a lease lasts 12 s
 /// from then or from the last election, of which there may be two, and its end is looked for every half second.
 const SESSIONS_LIMIT_MS: u64 = 28_000;
+/// Leases that grew under load last so long, and so do all in the eyes of the next leader (spec S-2).
+const LONGEST_LEASE_MS: u64 = 60_000;
 
 /// What is to be simulated.
 #[derive(Clone, Debug)]
@@ -152,6 +154,8 @@ pub struct Storm {
     /// Replicas that were asked to leave for good.
     leaving: BTreeSet<u64>,
     failovers_us: Vec<u64>,
+    /// When a copy of what clients had said last came again.
+    replayed_until: u64,
     digests: Vec<digests::Record>,
     next_sample_ms: u64,
 }
@@ -194,6 +198,7 @@ impl Storm {
             changing: None,
             leaving: BTreeSet::new(),
             failovers_us: Vec::new(),
+            replayed_until: 0,
             digests: Vec::new(),
             next_sample_ms: 0,
             plan,
@@ -332,7 +337,12 @@ impl Storm {
 
     /// All applications are closed or dead: after their last leases nothing is left of them (spec S-8).
     fn see_sessions_end(&mut self) {
-        let limit = self.now_ms() + SESSIONS_LIMIT_MS;
+        let announced = |cell: &Cell| {
+            cell.read(|state| state.sessions().any(|(_, session)| bramah_cell::is_announcement(session)))
+        };
+        let grown = self.members().filter_map(Replica::cell).any(|cell| announced(&cell));
+        let patience = SESSIONS_LIMIT_MS + if grown { LONGEST_LEASE_MS } else { 0 };
+        let limit = self.now_ms() + patience;
         while !self.sessions_left().is_empty() && self.now_ms() < limit {
             self.run_for(100);
         }
@@ -342,7 +352,7 @@ impl Storm {
             }
         }
         for left in self.sessions_left() {
-            self.watch.report(format!("{left} {SESSIONS_LIMIT_MS} ms after all applications are gone"));
+            self.watch.report(format!("{left} {patience} ms after all applications are gone"));
         }
     }
 
