@@ -35,7 +35,16 @@
 //!   budget: in the long run one retry for five calls, and ten a second.
 //! * It keeps the session's lease. A session that expired all the same is replaced; calls that certainly were not
 //!   done go to the new one, and calls of which that can't be said fail with [`Error::SessionExpired`].
-//! * A minute without a call ends the session; the next call opens another.
+//! * A minute without an open handle, a watch or a call ends the session; the next call opens another.
+//! * A watch goes on where it stopped, over connections and sessions; what it can't tell any more comes as a gap.
+//!
+//! What depends on a session is not replaced: a [`Handle`] or [`Lock`] of one that expired fails for ever with
+//! [`Error::SessionExpired`], and no call of it goes to another session. [`Client::session_events`] tells of
+//! *jeopardy*, when the client's own, careful lease ran out and calls wait, and of how that ends.
+//!
+//! A wait for a lock or for an event lasts as long as it takes, or until the session is over; bound it with
+//! [`LockRequest::within`], [`Handle::acquire_within`] or a timeout of your own: dropping any of these futures leaves
+//! nothing behind in the cell.
 //!
 //! Every call ends by its deadline (10 s unless said otherwise), and every error says whether the call
 //! [may have been done](Error::may_have_been_done).
