@@ -38,6 +38,8 @@ pub struct RetryBudget {
 const STEPS: usize = 10;
 /// Parts of a retry that are counted.
 const RETRY: f64 = 1_000_000.0;
+/// More parts than anyone needs, and few enough that sums of them don't overflow.
+const MOST: f64 = 1e15;
 
 /// What each step added, and retries took from it.
 #[derive(Debug, Default)]
@@ -56,26 +58,32 @@ impl RetryBudget {
     /// A call is made, the first try of it.
     pub fn earn(&self, now: Time) {
         let mut window = self.window.lock();
-        *window.at(now, self.settings.window) += (self.settings.per_call * RETRY) as i64;
+        let step = window.at(now, self.settings.window);
+        *step = (*step + parts(self.settings.per_call)).min(MOST as i64);
     }
 
     /// Takes what one retry costs; `false` if there is not so much.
     pub fn take(&self, now: Time) -> bool {
-        let reserve = self.settings.per_second * self.settings.window.as_secs_f64() * RETRY;
+        let reserve = parts(self.settings.per_second * self.settings.window.as_secs_f64());
         let mut window = self.window.lock();
-        window.at(now, self.settings.window);
-        let enough = window.steps.iter().sum::<i64>() + reserve as i64 >= RETRY as i64;
-        if enough {
-            *window.at(now, self.settings.window) -= RETRY as i64;
+        let step = window.at(now, self.settings.window);
+        *step -= RETRY as i64;
+        let enough = window.steps.iter().sum::<i64>() + reserve >= 0;
+        if !enough {
+            *window.at(now, self.settings.window) += RETRY as i64;
         }
         enough
     }
 }
 
+fn parts(retries: f64) -> i64 {
+    (retries * RETRY).clamp(0.0, MOST) as i64
+}
+
 impl Window {
     /// This step's sum, when those that are over are forgotten.
     fn at(&mut self, now: Time, window: Duration) -> &mut i64 {
-        let length = (window.as_nanos() as u64 / STEPS as u64).max(1);
+        let length = u64::try_from(window.as_nanos() / STEPS as u128).unwrap_or(u64::MAX).max(1);
         let step = (now.nanos() / length).max(self.step);
         for ahead in 1..=(step - self.step).min(STEPS as u64) {
             self.steps[((self.step + ahead) % STEPS as u64) as usize] = 0;

@@ -100,9 +100,9 @@ impl Hedging {
             self.after.store(upper_end(reached.unwrap_or(BUCKETS - 1)).max(1), Relaxed);
         }
         if counted >= HALVED_AFTER.max(self.settings.answers) {
-            self.latencies
-                .iter()
-                .for_each(|count| drop(count.fetch_update(Relaxed, Relaxed, |count| Some(count / 2))));
+            for count in self.latencies.iter() {
+                count.fetch_update(Relaxed, Relaxed, |count| Some(count / 2)).ok();
+            }
             self.counted.fetch_sub(counted / 2, Relaxed);
         }
     }
@@ -140,7 +140,7 @@ mod tests {
         }
         let after = hedging.begin(at(0)).unwrap().since(at(0));
         assert!((95..=107).contains(&after.as_millis()), "{after:?}");
-        (2..1_000).for_each(|_| drop(hedging.begin(at(0))));
+        (2..1_000).for_each(|_| assert!(hedging.begin(at(0)).is_some()));
         assert_eq!((0..1_000).filter(|_| hedging.may_send(at(0))).count(), 50);
     }
 

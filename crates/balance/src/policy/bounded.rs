@@ -7,6 +7,8 @@ use crate::Set;
 const CANDIDATES: usize = 128;
 /// So often all are asked, if other threads begin so many calls meanwhile that everyone is at the bound.
 const ROUNDS: u32 = 4;
+/// More than what a few operations with floating point are wrong by.
+const ROUNDING: f64 = 1e-12;
 
 /// Begins a call at the first of `candidates`, places in the order that the key gives, whose load allows it.
 ///
@@ -46,5 +48,7 @@ fn begins(set: &Set, place: usize, bound: Option<f64>) -> bool {
         set[place].begin();
         return true;
     };
-    set[place].begin_below((per_weight * f64::from(set.weight(place))).ceil() as u32)
+    let most = per_weight * f64::from(set.weight(place));
+    // What should be a whole number may be a little more by rounding, which must not make one of it.
+    set[place].begin_below((most * (1.0 - ROUNDING)).ceil() as u32)
 }

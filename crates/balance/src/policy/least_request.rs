@@ -93,7 +93,7 @@ mod tests {
         let policy = LeastRequest::seeded(5).over(&set);
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..2_000).for_each(|_| drop(policy.pick(&Ask::default()))));
+                scope.spawn(|| (0..2_000).for_each(|_| assert!(policy.pick(&Ask::default()).is_some())));
             }
         });
         let counts: Vec<_> = set.members().iter().map(|member| member.in_flight()).collect();
@@ -105,7 +105,7 @@ mod tests {
     fn calls_in_flight_are_as_the_weights() {
         let set = Set::new([1, 3].map(|weight| Instance::new(format!("{weight}")).weighing(weight)));
         let policy = LeastRequest::seeded(5).over(&set);
-        (0..400).for_each(|_| drop(policy.pick(&Ask::default())));
+        (0..400).for_each(|_| assert!(policy.pick(&Ask::default()).is_some()));
         assert_eq!([set[0].in_flight(), set[1].in_flight()], [100, 300]);
     }
 

@@ -48,8 +48,13 @@ impl Maglev {
     /// since another table is another order.
     #[must_use]
     pub fn sized_for(self, instances: usize) -> Self {
-        let slots = instances.saturating_mul(SLOTS_EACH).clamp(TABLE, MOST_SLOTS);
-        Maglev { slots: next_prime(slots), ..self }
+        self.with_slots(instances.saturating_mul(SLOTS_EACH).clamp(TABLE, MOST_SLOTS))
+    }
+
+    /// With this many slots, or a few more: their number is a prime.
+    #[must_use]
+    pub fn with_slots(self, slots: usize) -> Self {
+        Maglev { slots: next_prime(slots.clamp(3, MOST_SLOTS)), ..self }
     }
 
     /// No instance gets more than `1 + excess` of its share of the calls in flight; what is too much goes to others.

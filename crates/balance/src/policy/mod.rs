@@ -78,6 +78,17 @@ pub trait Policy: Debug + Send + Sync {
     fn pick(&self, ask: &Ask<'_>) -> Option<usize>;
 }
 
+/// For policies that are chosen while the program runs.
+impl Policy for Box<dyn Policy> {
+    fn over(&self, set: &Arc<Set>) -> Box<dyn Policy> {
+        (**self).over(set)
+    }
+
+    fn pick(&self, ask: &Ask<'_>) -> Option<usize> {
+        (**self).pick(ask)
+    }
+}
+
 /// Up to this many instances, all are looked at for each call.
 const FEW: usize = 32;
 

@@ -63,7 +63,7 @@ mod tests {
     fn picks_are_uniform() {
         let set = Set::new((0..100).map(|i| Instance::new(format!("{i:02}"))));
         let policy = Random::seeded(42).over(&set);
-        (0..100_000).for_each(|_| drop(policy.pick(&Ask::default())));
+        (0..100_000).for_each(|_| assert!(policy.pick(&Ask::default()).is_some()));
         let squares = set.members().iter().map(|member| (f64::from(member.in_flight()) - 1_000.0).powi(2));
         let chi_squared = squares.sum::<f64>() / 1_000.0;
         assert!((61.1..148.2).contains(&chi_squared), "{chi_squared}");

@@ -25,6 +25,7 @@ pub struct Ring {
     set: Arc<Set>,
     chance: Chance,
     points_each: u32,
+    most_points: u64,
     excess: Option<f64>,
     points: Points,
 }
@@ -33,13 +34,21 @@ impl Ring {
     /// With 160 points for each unit of weight, and no bound on the load. The seed is for calls without a key alone.
     pub fn seeded(seed: u64) -> Self {
         let (set, chance) = (Arc::default(), Chance::seeded(seed));
-        Ring { set, chance, points_each: POINTS, excess: None, points: Points::default() }
+        let points = Points::default();
+        Ring { set, chance, points_each: POINTS, most_points: MOST_POINTS, excess: None, points }
     }
 
     /// So many points for each unit of weight: more make shares more even. All callers must say the same.
     #[must_use]
     pub fn with_points(self, points_each: u32) -> Self {
         Ring { points_each: points_each.max(1), ..self }
+    }
+
+    /// No more points than this in all (8 million unless said otherwise, which are 96 MiB and a second to build): weights that
+    /// are all great would make a great ring. All callers must say the same.
+    #[must_use]
+    pub fn of_at_most(self, points: u64) -> Self {
+        Ring { most_points: points.clamp(1, MOST_POINTS), ..self }
     }
 
     /// No instance gets more than `1 + excess` of its share of the calls in flight; what is too much goes to the next.
@@ -56,7 +65,7 @@ impl Ring {
 
 impl Policy for Ring {
     fn over(&self, set: &Arc<Set>) -> Box<dyn Policy> {
-        let points = Points::of(set, self.points_each);
+        let points = Points::of(set, self.points_each, self.most_points);
         Box::new(Ring { set: set.clone(), chance: self.chance.fork(), points, ..*self })
     }
 
@@ -77,9 +86,9 @@ struct Points {
 }
 
 impl Points {
-    fn of(set: &Set, each: u32) -> Self {
+    fn of(set: &Set, each: u32, most: u64) -> Self {
         let total = u128::from(set.total_weight()) * u128::from(each);
-        let halvings = (0..64).find(|halvings| total >> halvings <= u128::from(MOST_POINTS)).unwrap_or(64);
+        let halvings = (0..64).find(|halvings| total >> halvings <= u128::from(most)).unwrap_or(64);
         let mut points = Vec::new();
         for (place, member) in set.members().iter().enumerate() {
             let wanted = u64::from(set.weight(place)) * u64::from(each);
@@ -147,7 +156,7 @@ mod tests {
     #[test]
     fn shares_are_about_as_the_weights() {
         let set = Set::new((0..50).map(|i| Instance::new(format!("{i}")).weighing(1 + i % 2)));
-        let ring = Ring { points: Points::of(&set, POINTS), ..Ring::seeded(0) };
+        let ring = Ring { points: Points::of(&set, POINTS, MOST_POINTS), ..Ring::seeded(0) };
         let mut keys = [0.0; 50];
         (0..100_000_u64).for_each(|key| keys[ring.place_of(key).unwrap()] += 1.0);
         for (place, keys) in keys.iter().enumerate() {
@@ -159,7 +168,7 @@ mod tests {
     #[test]
     fn great_weights_make_no_great_ring() {
         let set = Set::new(["a", "b"].map(|id| Instance::new(id).weighing(u32::MAX)));
-        let points = Points::of(&set, POINTS).at.len() as u64;
+        let points = Points::of(&set, POINTS, MOST_POINTS).at.len() as u64;
         assert!((MOST_POINTS / 2..=MOST_POINTS).contains(&points), "{points}");
     }
 }

@@ -68,7 +68,9 @@ mod tests {
             let policy = RoundRobin::seeded(3).over(&set);
             std::thread::scope(|scope| {
                 for _ in 0..4 {
-                    scope.spawn(|| (0..count * 50).for_each(|_| drop(policy.pick(&Ask::default()))));
+                    scope.spawn(|| {
+                        (0..count * 50).for_each(|_| assert!(policy.pick(&Ask::default()).is_some()))
+                    });
                 }
             });
             assert!(set.members().iter().all(|member| member.in_flight() == 200));
@@ -80,7 +82,7 @@ mod tests {
         let set = |count: usize| Set::new((0..count).map(|i| Instance::new(format!("{i}"))));
         let (three, four) = (set(3), set(4));
         let first = RoundRobin { next: AtomicU64::new(0), ..RoundRobin::seeded(0) }.over(&three);
-        (0..5).for_each(|_| drop(first.pick(&Ask::default())));
+        (0..5).for_each(|_| assert!(first.pick(&Ask::default()).is_some()));
         assert_eq!(first.over(&four).pick(&Ask::default()), Some(1), "pick number 5 of 4 instances");
     }
 }

@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn credits_stay_with_their_instances() {
         let policy = SmoothWeighted::new().over(&set(&[5, 1, 1]));
-        (0..2).for_each(|_| drop(policy.pick(&Ask::default())));
+        (0..2).for_each(|_| assert!(policy.pick(&Ask::default()).is_some()));
         let same = policy.over(&set(&[5, 1, 1]));
         let picks: Vec<_> = (0..5).filter_map(|_| same.pick(&Ask::default())).collect();
         assert_eq!(picks, [1, 0, 2, 0, 0], "it goes on where it was");
@@ -200,7 +200,7 @@ mod tests {
         let weights = [1_u32, 2, 3, 10, 84];
         let set = set(&weights);
         let policy = WeightedRandom::seeded(7).over(&set);
-        (0..100_000).for_each(|_| drop(policy.pick(&Ask::default())));
+        (0..100_000).for_each(|_| assert!(policy.pick(&Ask::default()).is_some()));
         let off = set.members().iter().zip(weights).map(|(member, weight)| {
             let expected = f64::from(weight) * 1_000.0;
             (f64::from(member.in_flight()) - expected).powi(2) / expected
