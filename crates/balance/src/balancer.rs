@@ -28,6 +28,9 @@ pub struct Settings {
     /// If less than this part of the instances is healthy and not ejected, all are used (spec P-8): it's likelier that
     /// the checks are wrong, and the few that are left would drown. Envoy's default: 0.5. 0: never.
     pub panic_below: f64,
+    /// Whether a pick does what time demands, such as to end an ejection. It takes time in proportion to the set, and for
+    /// tables of consistent hashing a lot of it; set it to false if a thread of yours calls [`Balancer::maintain`].
+    pub picks_maintain: bool,
 }
 
 /// Every caller wants a seed of its own: `Settings::seeded`. The default's is 0.
@@ -51,6 +54,7 @@ impl Settings {
             outliers: Some(OutlierSettings::default()),
             slow_start: SlowStart::default(),
             panic_below: 0.5,
+            picks_maintain: true,
         }
     }
 }
@@ -91,6 +95,7 @@ pub struct Balancer {
     rules: Arc<Rules>,
     outliers: Option<OutlierSettings>,
     panic_below: f64,
+    picks_maintain: bool,
     view: ArcSwap<View>,
     keeper: Mutex<Keeper>,
 }
@@ -123,7 +128,8 @@ struct Known {
     record: Record,
 }
 
-/// Making a view may take this part of a thread's time for each instance. It is no measured time, but of its size.
+/// The time between two views is at least so long for each instance. To make one takes about a third of it, with a policy that
+/// has no table.
 const VIEW_PER_INSTANCE: Duration = Duration::from_micros(1);
 /// So often another is picked for a call that should avoid the first.
 const OTHERS: u32 = 3;
@@ -151,6 +157,7 @@ impl Balancer {
             rules,
             outliers: settings.outliers,
             panic_below: settings.panic_below,
+            picks_maintain: settings.picks_maintain,
             view: ArcSwap::from_pointee(view),
             keeper: Mutex::new(keeper),
         }
@@ -191,7 +198,7 @@ impl Balancer {
     ///
     /// If there is no instance that may be used; the error says why.
     pub fn pick(&self, ask: &Ask<'_>) -> Result<Call, PickError> {
-        if ask.now.nanos() >= self.rules.due.load(Relaxed) {
+        if self.picks_maintain && ask.now.nanos() >= self.rules.due.load(Relaxed) {
             self.maintain(ask.now);
         }
         let view = self.view.load();
@@ -200,8 +207,8 @@ impl Balancer {
         Ok(if ask.avoids(&call.member) { another(&view, ask, call) } else { call })
     }
 
-    /// Does what time demands, if anything: picks do it too, but it takes time in proportion to the set, and with many instances
-    /// a thread of yours may be the better place. Gives back when it is wanted next.
+    /// Does what time demands, if anything. Picks do it too, unless [told otherwise](Settings::picks_maintain). Gives back when it is
+    /// wanted next; a failing instance may want it earlier, so come back every 100 ms or so.
     pub fn maintain(&self, now: Time) -> Time {
         let due = Time::from_nanos(self.rules.due.load(Relaxed));
         let Some(mut keeper) = self.keeper.try_lock() else { return due };

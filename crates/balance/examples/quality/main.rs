@@ -30,12 +30,16 @@ fn main() -> std::io::Result<()> {
 
 /// As Markdown, latencies in units of the mean service time.
 fn table(rows: &[Row], share: &str) -> String {
-    let mut table = format!("| policy | p50 | p99 | p99.9 | {share} |\n|---|---|---|---|---|\n");
+    let (title, line) = if share.is_empty() { (String::new(), "") } else { (format!(" {share} |"), "---|") };
+    let mut table = format!("| policy | p50 | p99 | p99.9 |{title}\n|---|---|---|---|{line}\n");
     for row in rows {
         let of = |number: f64| if row.result.grows { "grows".to_owned() } else { format!("{number:.1}") };
         let [p50, p99, p999] = row.result.latency.map(of);
-        let share = row.result.share * 100.0;
-        table.push_str(&format!("| {} | {p50} | {p99} | {p999} | {share:.2} % |\n", row.label));
+        table.push_str(&format!("| {} | {p50} | {p99} | {p999} |", row.label));
+        if !share.is_empty() {
+            table.push_str(&format!(" {:.2} % |", row.result.share * 100.0));
+        }
+        table.push('\n');
     }
     table
 }

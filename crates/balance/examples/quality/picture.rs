@@ -36,7 +36,9 @@ pub(crate) fn drawing(title: &str, share: &str, fair: f64, rows: &[Row]) -> Stri
             row.label
         );
         latencies(&mut svg, row, top);
-        shares(&mut svg, row, top, most);
+        if fair > 0.0 {
+            shares(&mut svg, row, top, most);
+        }
     }
     if fair > 0.0 {
         let at = SHARES + fair / most * SHARE_BARS;

@@ -52,7 +52,7 @@ impl Locality {
     /// How many callers there are in each zone, or how many calls come from there; only proportions count.
     #[must_use]
     pub fn with_callers<Z: Into<Arc<str>>>(self, callers: impl IntoIterator<Item = (Z, f64)>) -> Self {
-        let callers = callers.into_iter().map(|(zone, count)| (zone.into(), count)).collect();
+        let callers = callers.into_iter().map(|(zone, count)| (zone.into(), count.max(0.0))).collect();
         Locality { callers, ..self }
     }
 }

@@ -140,7 +140,7 @@ impl Iterator for Order {
 }
 
 fn next_prime(from: usize) -> usize {
-    let is_prime = |number: &usize| (2..).take_while(|d| d * d <= *number).all(|d| number % d != 0);
+    let is_prime = |number: &usize| (2..).take_while(|d| d * d <= *number).all(|d| !number.is_multiple_of(d));
     (from..).find(is_prime).unwrap_or(TABLE)
 }
 

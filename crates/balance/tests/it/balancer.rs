@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bramah_balance::{
-    Ask, Balancer, Instance, LeastRequest, Outcome, PickError, RoundRobin, Settings, TwoChoices,
+    Ask, Balancer, Instance, LeastRequest, Locality, Outcome, PickError, RoundRobin, Settings, TwoChoices,
 };
 
 use crate::{at, instances, name};
@@ -90,6 +90,28 @@ fn a_second_try_goes_elsewhere_whatever_the_policy() {
     }
 }
 
+/// Spec P-7: ejected and unhealthy instances make a zone weaker, and it spills over in proportion: 1.4 · 5/10 stays.
+#[test]
+fn a_zone_spills_over_what_it_lost() {
+    let policy = Locality::new("north", RoundRobin::seeded(1), 1);
+    let balancer = Balancer::new(Settings { panic_below: 0.0, ..Settings::with(policy) }, at(0));
+    let of = |(i, one): (usize, Instance)| {
+        let zone = if i < 10 { "north" } else { "south" };
+        Instance { healthy: i >= 4, ..one }.in_zone(zone)
+    };
+    balancer.update(at(0), instances(20).into_iter().enumerate().map(of));
+    for ms in 0..1_000 {
+        let call = balancer.pick(&Ask::at(at(ms))).unwrap();
+        let outcome = if call.id() == name(4) { Outcome::Failure } else { Outcome::Success };
+        call.end(at(ms), outcome);
+    }
+    assert_eq!(*balancer.ejected(), [name(4).into()]);
+    let at_home =
+        (0..10_000).filter(|_| balancer.pick(&Ask::at(at(1_000))).unwrap().member().zone() == "north");
+    let at_home = at_home.count();
+    assert!((6_800..7_200).contains(&at_home), "{at_home}");
+}
+
 /// The default looks at all of 32, and at two of 33: two of 33 idle ones get two calls before all have one.
 #[test]
 fn the_default_policy_depends_on_the_number() {
@@ -112,7 +134,7 @@ fn threads_may_do_everything_at_once() {
             scope.spawn(move || {
                 for step in 0..20_000 {
                     let call = balancer.pick(&Ask::at(at(step))).unwrap();
-                    let fails = call.id() == name(3) || (step + thread) % 50 == 0;
+                    let fails = call.id() == name(3) || (step + thread).is_multiple_of(50);
                     let outcome = if fails { Outcome::Failure } else { Outcome::Success };
                     call.end(at(step) + Duration::from_micros(300), outcome);
                 }

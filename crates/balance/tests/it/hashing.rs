@@ -99,6 +99,22 @@ fn nobody_is_above_the_bound() {
     }
 }
 
+/// Spec P-6: threads that begin calls at once don't overfill anybody together.
+#[test]
+fn threads_keep_the_bound_together() {
+    let set = Set::new(instances(10));
+    let policy = Maglev::seeded(1).bounded(0.25).over(&set);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let pick = || policy.pick(&Ask { key: Some(0), ..Ask::default() });
+            scope.spawn(move || (0..5_000).for_each(|_| assert!(pick().is_some())));
+        }
+    });
+    let counts: Vec<u32> = set.members().iter().map(|member| member.in_flight()).collect();
+    assert_eq!(counts.iter().sum::<u32>(), 20_000);
+    assert!(counts.iter().all(|&count| count <= 2_500), "{counts:?}");
+}
+
 /// With room to spare, most keys stay where they belong.
 #[test]
 fn a_bound_moves_few_keys_if_load_is_even() {

@@ -52,7 +52,7 @@ fn five_failures_in_a_row_eject_for_half_a_minute() {
 fn a_success_in_between_begins_the_count_anew() {
     let balancer = balancer(10, Some(OutlierSettings { rate_instances: 0, ..OutlierSettings::default() }));
     // Of each five of its calls one is well.
-    let fails = |id: &str, ms: u64| id == name(0) && ms / 10 % 5 != 0;
+    let fails = |id: &str, ms: u64| id == name(0) && !(ms / 10).is_multiple_of(5);
     calls(&balancer, 0, 60_000, fails);
     assert_eq!(*balancer.ejected(), []);
 }
@@ -98,7 +98,7 @@ fn when_all_are_ejected_all_serve() {
 fn a_low_success_rate_ejects_at_the_end_of_an_interval() {
     let balancer = balancer(10, Some(OutlierSettings::default()));
     // Every other call, so never five in a row.
-    let fails = |id: &str, ms: u64| id == name(4) && ms / 10 % 2 == 0;
+    let fails = |id: &str, ms: u64| id == name(4) && (ms / 10).is_multiple_of(2);
     calls(&balancer, 0, 9_999, fails);
     assert_eq!(*balancer.ejected(), []);
     calls(&balancer, 9_999, 2, fails);
@@ -107,7 +107,7 @@ fn a_low_success_rate_ejects_at_the_end_of_an_interval() {
 
 #[test]
 fn rates_count_only_with_enough_calls_and_instances() {
-    let fails = |id: &str, ms: u64| id == name(1) && ms / 30 % 2 == 0;
+    let fails = |id: &str, ms: u64| id == name(1) && (ms / 30).is_multiple_of(2);
     let few_calls = balancer(10, Some(OutlierSettings { rate_calls: 1_001, ..OutlierSettings::default() }));
     calls(&few_calls, 0, 10_001, fails);
     assert_eq!(*few_calls.ejected(), []);
@@ -149,4 +149,16 @@ fn maintenance_says_when_it_is_due() {
     assert_eq!(due, at(30_000));
     balancer.maintain(due + Duration::from_millis(100));
     assert_eq!(*balancer.ejected(), []);
+}
+
+/// Who wants to keep picks short maintains the balancer elsewhere; then no pick does.
+#[test]
+fn picks_leave_maintenance_alone_if_told_so() {
+    let settings = Settings { picks_maintain: false, ..Settings::with(RoundRobin::seeded(0)) };
+    let balancer = Balancer::new(settings, at(0));
+    balancer.update(at(0), instances(10));
+    assert_eq!(calls(&balancer, 0, 1_000, first_fails)[&name(0)], 100);
+    balancer.maintain(at(1_000));
+    assert_eq!(*balancer.ejected(), [name(0).into()]);
+    assert_eq!(calls(&balancer, 1_000, 1_000, first_fails).get(&name(0)), None);
 }
