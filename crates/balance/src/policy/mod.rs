@@ -95,8 +95,8 @@ const FEW: usize = 32;
 /// The policy for `count` instances if nothing else is known: [`LeastRequest`] for up to 32, [`TwoChoices`] by calls in
 /// flight for more.
 ///
-/// To look at all of 32 takes some 100 ns, and is better for the slowest calls; it takes ten times as long for ten times as
-/// many, while two choices take the same time for any number (`docs/balancing.md` has the figures).
+/// To look at all of 32 takes three to four times as long as to look at two, and is better for the slowest calls; for ten times as
+/// many it takes ten times as long, while two choices take the same for any number (`docs/balancing.md` has the figures).
 pub fn default_policy(count: usize, seed: u64) -> Box<dyn Policy> {
     if count <= FEW {
         Box::new(LeastRequest::seeded(seed))

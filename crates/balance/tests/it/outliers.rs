@@ -75,6 +75,18 @@ fn each_ejection_is_longer_than_the_one_before() {
     assert!(pauses[0] >= 30 && pauses[1] >= 55 && pauses[1] > pauses[0], "{ejected_at:?}");
 }
 
+/// Intervals that an instance gets through take back what it was ejected for before.
+#[test]
+fn an_old_ejection_is_forgotten() {
+    let balancer = balancer(10, Some(OutlierSettings::default()));
+    calls(&balancer, 0, 100, first_fails);
+    calls(&balancer, 31_000, 60_000, |_, _| false);
+    calls(&balancer, 91_000, 500, first_fails);
+    assert_eq!(*balancer.ejected(), [name(0).into()]);
+    balancer.maintain(at(91_500 + 30_000));
+    assert_eq!(*balancer.ejected(), [], "30 s again, and not 60");
+}
+
 #[test]
 fn at_most_a_tenth_is_ejected_but_one_always_may_be() {
     for (count, most) in [(2, 1), (5, 1), (10, 1), (20, 2), (100, 10)] {
