@@ -7,6 +7,7 @@ use super::TextFile;
 
 /// A crate of `crates/`, what it is built from, and what its tests may use besides.
 const ARROWS: &[(&str, &[&str], &[&str])] = &[
+    ("balance", &[], &[]),
     ("fuzz", &[], &[]),
     ("machine", &[], &["fuzz"]),
     ("wire", &[], &[]),
