@@ -72,9 +72,9 @@ pub(crate) fn label_of_id(id: &str) -> Cow<'_, str> {
         let small = letter.to_ascii_lowercase();
         if u8::try_from(small).is_ok_and(is_label_byte) { small } else { '-' }
     };
-    let mut label: String = id.chars().take(READABLE).map(readable).collect();
-    label.push_str(&format!("-{:08x}", XxHash3_64::oneshot(id.as_bytes()) as u32));
-    Cow::Owned(label)
+    let part: String = id.chars().take(READABLE).map(readable).collect();
+    let part = Some(part.trim_matches('-')).filter(|part| !part.is_empty()).unwrap_or("id");
+    Cow::Owned(format!("{part}-{:08x}", XxHash3_64::oneshot(id.as_bytes()) as u32))
 }
 
 #[cfg(test)]

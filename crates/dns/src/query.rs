@@ -61,7 +61,7 @@ pub(crate) struct Query<'a> {
     pub(crate) edns: Option<Edns>,
 }
 
-/// What the OPT record says (RFC 6891 §6.1.3).
+/// What the OPT record says (RFC 6891 §6.1.3). Its options mean nothing here, and are not looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Edns {
     pub(crate) size: u16,
@@ -130,7 +130,7 @@ fn record(packet: &[u8], at: usize, additional: bool, edns: &mut Option<Edns>) -
     }
     if word(packet, after_name)? == kind::OPT {
         let at_root = packet[at] == 0;
-        if !additional || !at_root || edns.is_some() || !options_are_whole(&packet[after_name + 10..end]) {
+        if !additional || !at_root || edns.is_some() {
             return None;
         }
         *edns = Some(Edns {
@@ -140,16 +140,6 @@ fn record(packet: &[u8], at: usize, additional: bool, edns: &mut Option<Edns>) -
         });
     }
     Some(end)
-}
-
-/// Whether the OPT record is a row of options, of which none means anything here.
-fn options_are_whole(mut options: &[u8]) -> bool {
-    while !options.is_empty() {
-        let Some(length) = word(options, 2) else { return false };
-        let Some(rest) = options.get(4 + usize::from(length)..) else { return false };
-        options = rest;
-    }
-    true
 }
 
 /// Where a name ends that doesn't matter. A pointer ends it, and isn't followed.

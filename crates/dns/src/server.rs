@@ -236,7 +236,7 @@ impl<D: Directory> Follower<D> {
                 Err(_) => return std::future::pending().await,
             },
         };
-        counters.left_out.store(table.left_out as u64, Ordering::Relaxed);
+        counters.left_out.store(table.left_out() as u64, Ordering::Relaxed);
         counters.revision.store(table.revision, Ordering::Relaxed);
         Counters::one(&counters.tables);
         tables.send_replace(table);

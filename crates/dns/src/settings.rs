@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::name::{self, Name, NameError};
 
-/// The zone's longest name in bytes, so that the longest name of an instance fits into it.
-const LONGEST_ZONE: usize = 100;
+/// The zone's longest name in bytes, so that the longest name of an instance and its SRV record fit into 512.
+const LONGEST_ZONE: usize = 88;
 
 /// All that can be chosen. [`Settings::new`] gives the usual choices.
 #[derive(Clone, Debug)]
@@ -102,7 +102,7 @@ pub enum SettingsError {
         error: NameError,
     },
     /// The zone's name leaves no room for others.
-    #[error("the DNS zone `{0}` has a name longer than 100 bytes: take a shorter domain")]
+    #[error("the DNS zone `{0}` has a name longer than 88 bytes: take a shorter domain")]
     LongZone(String),
     /// A name server's label is none, or is taken.
     #[error("`{0}` can't be a name server's name: take one label besides `service`, each but once")]
@@ -181,8 +181,7 @@ mod tests {
         };
         assert!(refused(|settings| settings.cell = "a b".to_owned()).contains("`a b.example`"));
         assert!(
-            refused(|settings| settings.domain = "x".repeat(63) + "." + &"y".repeat(40))
-                .contains("100 bytes")
+            refused(|settings| settings.domain = "x".repeat(63) + "." + &"y".repeat(40)).contains("88 bytes")
         );
         assert!(refused(|settings| settings.name_servers.clear()).starts_with("0 name servers"));
         assert!(

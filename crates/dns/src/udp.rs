@@ -70,9 +70,9 @@ impl Listener {
                 table = self.tables.borrow_and_update().clone();
             }
             self.answer(&table, &mut responder, &inbox, &mut outbox);
-            outbox.send(&self.socket);
             responder.counts.udp_queries += inbox.envelopes.len() as u64;
             self.counters.add(&std::mem::take(&mut responder.counts));
+            outbox.send(&self.socket);
         }
     }
 

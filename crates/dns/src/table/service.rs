@@ -1,6 +1,6 @@
 //! The records of one service, encoded: each once, whoever asks by whichever name.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use crate::name::{self, LONGEST_LABEL};
@@ -78,7 +78,7 @@ impl Encoded {
         let mut pieces = Vec::new();
         let mut by_tag: HashMap<Box<[u8]>, Vec<usize>> = HashMap::new();
         for (id, instance) in service.instances.iter().take(MOST_INSTANCES) {
-            encoder.count_tags(instance).for_each(|tag| by_tag.entry(tag).or_default().push(pieces.len()));
+            encoder.tags(instance).for_each(|tag| by_tag.entry(tag).or_default().push(pieces.len()));
             pieces.push(encoder.instance(id, instance));
         }
         encoder.left_out += service.instances.len().saturating_sub(MOST_INSTANCES);
@@ -124,14 +124,13 @@ struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// The labels of its tags. A tag that can be none has no name.
-    fn count_tags<'i>(&mut self, instance: &'i Instance) -> impl Iterator<Item = Box<[u8]>> + use<'i> {
-        let label = |tag: &String| Some(tag.to_ascii_lowercase()).filter(|tag| name::is_label(tag));
-        let labels: std::collections::BTreeSet<_> =
-            instance.tags.iter().take(MOST_TAGS).filter_map(label).collect();
-        self.left_out += instance.tags.iter().filter(|tag| label(tag).is_none()).count();
-        self.left_out += instance.tags.len().saturating_sub(MOST_TAGS);
-        labels.into_iter().map(|tag| tag.into_bytes().into())
+    /// The labels of its tags, without those that can be none.
+    fn tags(&mut self, instance: &Instance) -> impl Iterator<Item = Box<[u8]>> + use<> {
+        let small = instance.tags.iter().map(|tag| tag.to_ascii_lowercase());
+        let labels: BTreeSet<_> = small.filter(|tag| name::is_label(tag)).collect();
+        let used = labels.len().min(MOST_TAGS);
+        self.left_out += instance.tags.len() - used;
+        labels.into_iter().take(used).map(|tag| tag.into_bytes().into())
     }
 
     fn instance(&mut self, id: &str, instance: &Instance) -> Pieces {
