@@ -18,7 +18,7 @@ pub(crate) struct Expected {
 }
 
 pub(crate) fn texts(records: &[Record]) -> Vec<String> {
-    let mut texts: Vec<_> = records.iter().map(|record| text(record)).collect();
+    let mut texts: Vec<_> = records.iter().map(text).collect();
     texts.sort();
     texts
 }
