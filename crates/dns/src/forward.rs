@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::answer::{MOST_UDP, Transport, allowed};
@@ -18,7 +18,7 @@ use crate::settings::Forward;
 #[derive(Debug)]
 pub(crate) struct Forwarder {
     settings: Forward,
-    on_their_way: Semaphore,
+    on_their_way: Arc<Semaphore>,
     counters: Arc<Counters>,
 }
 
@@ -32,7 +32,11 @@ struct Asked {
 
 impl Forwarder {
     pub(crate) fn new(settings: Forward, counters: Arc<Counters>) -> Forwarder {
-        Forwarder { on_their_way: Semaphore::new(settings.most), settings, counters }
+        Forwarder {
+            on_their_way: Arc::new(Semaphore::new(settings.most.min(Semaphore::MAX_PERMITS))),
+            settings,
+            counters,
+        }
     }
 
     /// Whether a client may use it.
@@ -40,11 +44,21 @@ impl Forwarder {
         self.settings.for_anyone || is_private(client)
     }
 
+    /// A place among those on their way. Nobody waits for one: it would be too late then, and without a bound.
+    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.on_their_way.clone().try_acquire_owned().ok()
+    }
+
     /// The answer to a query that was found to be another's. `refusal` is what it would get otherwise.
-    pub(crate) async fn answer(&self, packet: &[u8], transport: Transport, refusal: &[u8]) -> Vec<u8> {
+    pub(crate) async fn answer(
+        &self,
+        _place: OwnedSemaphorePermit,
+        packet: &[u8],
+        transport: Transport,
+        refusal: &[u8],
+    ) -> Vec<u8> {
         Counters::one(&self.counters.forwarded);
-        // Without waiting: those that wait would be too late, and without a bound.
-        if let (Ok(_permit), Ok(query)) = (self.on_their_way.try_acquire(), query::parse(packet)) {
+        if let Ok(query) = query::parse(packet) {
             let room = allowed(&query, transport);
             let asked = Asked::new(&query, room.min(MOST_UDP));
             for &resolver in &self.settings.resolvers {
@@ -54,10 +68,15 @@ impl Forwarder {
                 }
             }
         }
-        Counters::one(&self.counters.forwarding_failed);
         let mut failure = refusal.to_vec();
-        failure[3] = failure[3] & 0xf0 | code::SERVER_FAILURE as u8;
+        self.fail(&mut failure);
         failure
+    }
+
+    /// Makes a refusal say that it failed.
+    pub(crate) fn fail(&self, refusal: &mut [u8]) {
+        Counters::one(&self.counters.forwarding_failed);
+        refusal[3] = refusal[3] & 0xf0 | code::SERVER_FAILURE as u8;
     }
 }
 

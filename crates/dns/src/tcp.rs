@@ -146,17 +146,18 @@ impl<'s> Connection<'s> {
     }
 
     async fn forward(&mut self, refusal: usize) -> usize {
-        match &self.shared.forwarder {
-            Some(forwarder) if forwarder.serves(self.client) => {
-                let answer = forwarder.answer(&self.query, Transport::Tcp, &self.answer[..refusal]).await;
-                self.answer[..answer.len()].copy_from_slice(&answer);
-                answer.len()
-            }
-            _ => {
-                self.responder.counts.refused += 1;
-                refusal
-            }
-        }
+        let forwarder = self.shared.forwarder.as_ref().filter(|forwarder| forwarder.serves(self.client));
+        let Some(forwarder) = forwarder else {
+            self.responder.counts.refused += 1;
+            return refusal;
+        };
+        let Some(place) = forwarder.place() else {
+            forwarder.fail(&mut self.answer[..refusal]);
+            return refusal;
+        };
+        let answer = forwarder.answer(place, &self.query, Transport::Tcp, &self.answer[..refusal]).await;
+        self.answer[..answer.len()].copy_from_slice(&answer);
+        answer.len()
     }
 
     /// Answers are sent together if more queries wait already.

@@ -41,7 +41,8 @@ pub(crate) struct Listener {
 /// A datagram's length and whom it is from or for.
 type Envelope = (usize, SockaddrStorage);
 
-/// Buffers of one direction.
+/// Buffers of one direction. The headers keep pointers to the addresses of the last call: those for receiving and those
+/// for sending are not to be mixed.
 struct Batch<const LENGTH: usize> {
     headers: MultiHeaders<SockaddrStorage>,
     buffers: Box<[[u8; LENGTH]; BATCH]>,
@@ -88,26 +89,38 @@ impl Listener {
             let answer = &mut outbox.buffers[outbox.envelopes.len()];
             match responder.respond(table, packet, Transport::Udp, answer) {
                 Reply::Send(length) => outbox.envelopes.push((length, client)),
-                Reply::Forward(length) if self.forward(packet, &answer[..length], client) => {}
                 Reply::Forward(length) => {
-                    responder.counts.refused += 1;
-                    outbox.envelopes.push((length, client));
+                    if !self.forward(packet, &mut answer[..length], client, responder) {
+                        outbox.envelopes.push((length, client));
+                    }
                 }
                 Reply::Nothing => {}
             }
         }
     }
 
-    /// `false` if this client is refused.
-    fn forward(&self, packet: &[u8], refusal: &[u8], client: SockaddrStorage) -> bool {
-        let (Some(forwarder), Some(client)) = (&self.forwarder, standard(client)) else { return false };
-        if !forwarder.serves(client.ip()) {
+    /// `false` if `refusal`, as it is then, is to be sent.
+    fn forward(
+        &self,
+        packet: &[u8],
+        refusal: &mut [u8],
+        client: SockaddrStorage,
+        responder: &mut Responder,
+    ) -> bool {
+        let client = standard(client);
+        let served = |forwarder: &&Arc<Forwarder>| client.is_some_and(|client| forwarder.serves(client.ip()));
+        let (Some(forwarder), Some(client)) = (self.forwarder.as_ref().filter(served), client) else {
+            responder.counts.refused += 1;
             return false;
-        }
+        };
+        let Some(place) = forwarder.place() else {
+            forwarder.fail(refusal);
+            return false;
+        };
         let (forwarder, socket) = (forwarder.clone(), self.socket.clone());
         let (packet, refusal) = (packet.to_vec(), refusal.to_vec());
         self.runtime.spawn(async move {
-            let answer = forwarder.answer(&packet, Transport::Udp, &refusal).await;
+            let answer = forwarder.answer(place, &packet, Transport::Udp, &refusal).await;
             // It blocks only as long as the kernel has no room for a datagram; who isn't there gets none.
             let _ = socket.send_to(&answer, client);
         });

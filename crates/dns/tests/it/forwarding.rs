@@ -75,6 +75,23 @@ async fn silence_is_a_failure() {
     server.stop().await;
 }
 
+/// With as many on their way as may be, the next is told at once.
+#[tokio::test]
+async fn what_is_too_much_fails_at_once() {
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let forward = Forward { most: 1, timeout: DEADLINE, ..Forward::to(vec![silent.local_addr().unwrap()]) };
+    let (server, _registry) = started(Settings { forward: Some(forward), ..settings() }, example()).await;
+    let address = server.addresses()[0];
+    let asked = query("a.org.", RecordType::A, None);
+    let first = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    first.send_to(&asked.to_vec().unwrap(), address).await.unwrap();
+    timeout(DEADLINE, silent.recv(&mut [0; 512])).await.expect("in time").unwrap();
+    for answer in [over_udp(address, &asked).await, over_tcp(address, &asked).await] {
+        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    }
+    server.stop().await;
+}
+
 /// An answer with another id, or from another port, is not taken.
 #[tokio::test]
 async fn forged_answers_are_not_taken() {

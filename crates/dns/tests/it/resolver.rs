@@ -1,16 +1,20 @@
 //! A resolver library asks a server over UDP, and over TCP when it is told that an answer didn't fit.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bramah_dns::Settings;
+use hickory_proto::op::Message;
 use hickory_proto::rr::{RData, RecordType};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::registry::{DEADLINE, example, instance, service, settings, started};
+use crate::registry::{DEADLINE, example, instance, query, service, settings, started};
 
 fn resolver(server: &bramah_dns::Server) -> TokioResolver {
     let address = server.addresses()[0];
@@ -66,6 +70,29 @@ async fn a_resolver_finds_services_tags_and_instances() {
     assert_eq!(soa.data.minimum, 5);
     let empty = resolver.lookup("empty.service.berlin.example.", RecordType::A).await.unwrap_err();
     assert!(empty.is_no_records_found() && !empty.is_nx_domain(), "{empty}");
+    server.stop().await;
+}
+
+/// Several threads on one port, at addresses of both families.
+#[tokio::test]
+async fn several_sockets_and_addresses_are_served() {
+    let listen = ["127.0.0.1:0", "[::1]:0"].map(|address| address.parse().unwrap()).to_vec();
+    let threads = NonZeroUsize::new(3).unwrap();
+    let (server, _registry) =
+        started(Settings { listen, udp_threads: threads, ..settings() }, example()).await;
+    let query = query("web.service.berlin.example.", RecordType::A, None).to_vec().unwrap();
+    for &address in server.addresses() {
+        // The kernel picks a thread by the client's port.
+        for _ in 0..20 {
+            let socket = UdpSocket::bind((address.ip(), 0)).await.unwrap();
+            socket.send_to(&query, address).await.unwrap();
+            let mut buffer = [0; 512];
+            let (length, from) =
+                timeout(DEADLINE, socket.recv_from(&mut buffer)).await.expect("in time").unwrap();
+            assert_eq!((from, Message::from_vec(&buffer[..length]).unwrap().answers.len()), (address, 2));
+        }
+    }
+    assert_eq!(server.counts().udp_queries, 40);
     server.stop().await;
 }
 
