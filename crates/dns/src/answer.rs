@@ -81,7 +81,7 @@ impl Responder {
     fn answer(&mut self, table: &Table, query: &Query<'_>, transport: Transport, buffer: &mut [u8]) -> Reply {
         let mut message = Message::new(query, &table.zone.wire, allowed(query, transport), buffer);
         if query.edns.is_some_and(|edns| edns.version > 0) {
-            message.code = code::BAD_VERSION;
+            message.code = code::UNKNOWN_EDNS;
             return Reply::Send(message.finish(query, table));
         }
         let found = table.find(&query.name);

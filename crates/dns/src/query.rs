@@ -15,7 +15,7 @@ pub(crate) mod code {
     pub(crate) const NAME_ERROR: u16 = 3;
     pub(crate) const NOT_IMPLEMENTED: u16 = 4;
     pub(crate) const REFUSED: u16 = 5;
-    pub(crate) const BAD_VERSION: u16 = 16;
+    pub(crate) const UNKNOWN_EDNS: u16 = 16;
 }
 
 /// Types of records.
