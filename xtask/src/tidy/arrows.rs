@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("wire", &[], &[]),
     ("cell", &["machine", "wire"], &["fuzz"]),
     ("client", &["wire"], &["fuzz", "server"]),
+    ("dns", &[], &["fuzz"]),
     ("server", &["cell", "machine", "wire"], &["client", "fuzz"]),
     ("sim", &["cell", "client", "machine", "server", "wire"], &[]),
     ("bramah", &["client", "server"], &["fuzz", "sim"]),
