@@ -208,10 +208,6 @@ impl Inbox {
         });
     }
 
-    pub(crate) fn has_begun(&self) -> bool {
-        self.inner.lock().begun.is_some()
-    }
-
     pub(crate) fn begun(&self, revision: u64) {
         self.change(|inner| {
             inner.begun.get_or_insert(revision);

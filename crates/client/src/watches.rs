@@ -188,9 +188,7 @@ impl Watches {
             return;
         }
         watch.begun.get_or_insert(self.vouched);
-        let from_now_on = watch.after() == 0;
-        if state.gap || (from_now_on && watch.inbox.has_begun() && state.revision > 0) {
-            // It began before there was any revision, and can't ask for what came after that.
+        if state.gap {
             watch.gap(state.revision);
         } else if watch.interest.after.is_none() {
             // It began now: a later connection goes on from here.

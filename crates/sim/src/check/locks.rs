@@ -88,7 +88,8 @@ fn judge_sequencers(holds: &[&Hold], report: &mut Report) {
     let mut known: BTreeMap<(u64, u64), &Hold> = BTreeMap::new();
     for &hold in holds {
         let other = *known.entry(hold.sequencer).or_insert(hold);
-        if !std::ptr::eq(other, hold) && !(other.shared && hold.shared) {
+        let both_share = other.shared && hold.shared;
+        if !both_share && !std::ptr::eq(other, hold) {
             report.anomaly(|| {
                 format!("{} and {} had one sequencer of {}", described(other), described(hold), hold.lock)
             });

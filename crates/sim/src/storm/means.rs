@@ -328,7 +328,7 @@ impl Storm {
     /// A copy of what a client once said has come again. A command that was certainly not done may be done after all:
     /// what has come twice is nothing that the client, or the cell, could know of.
     pub fn was_replayed(&mut self, port: u16) {
-        if port == replica::CLIENTS_PORT {
+        if port == super::replica::CLIENTS_PORT {
             self.replayed_until = crate::engine::now_ns();
         }
     }
