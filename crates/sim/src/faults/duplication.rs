@@ -17,8 +17,10 @@ impl Fault for Duplication {
     fn strike(&self, storm: &mut Storm) -> Option<String> {
         let replica = storm.any_up()?;
         let host = storm.host_of(replica);
-        let port = storm.network().replay(host)?;
-        storm.was_replayed(port);
+        if !storm.network().replay(host) {
+            return None;
+        }
+        storm.was_replayed();
         storm.fired(self.name());
         Some(format!("replica {} hears the beginning of an old connection once more", replica + 1))
     }

@@ -325,12 +325,10 @@ impl Storm {
         self.start_application(number);
     }
 
-    /// A copy of what a client once said has come again. A command that was certainly not done may be done after all:
-    /// what has come twice is nothing that the client, or the cell, could know of.
-    pub fn was_replayed(&mut self, port: u16) {
-        if port == super::replica::CLIENTS_PORT {
-            self.replayed_until = crate::engine::now_ns();
-        }
+    /// A copy of what was once said has come again. So a command that was refused for certain may be done after all: a
+    /// network that copies is nothing that the client, or the cell, could know of.
+    pub fn was_replayed(&mut self) {
+        self.replayed_until = self.now_ms() * 1_000_000;
     }
 
     /// Whether one replica's data may be destroyed: only while all others have theirs, found damaged or not, and are a

@@ -15,7 +15,7 @@ use super::watch::Watch;
 use crate::engine::{self, HostId, network};
 
 /// Ports of every replica.
-pub(super) const CLIENTS_PORT: u16 = 7_501;
+const CLIENTS_PORT: u16 = 7_501;
 const PEERS_PORT: u16 = 7_502;
 
 /// The wall clock at the beginning, in milliseconds since 1970.
