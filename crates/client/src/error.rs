@@ -100,6 +100,8 @@ pub enum Error {
     NoSpace {
         /// What is full.
         message: String,
+        /// Whether another copy of the call may have been done.
+        may_have_been_done: bool,
     },
     /// The cell can't work now: no leader, no majority, nobody reached.
     #[error("{message}")]
@@ -306,6 +308,7 @@ impl Error {
         match self {
             Self::SessionExpired { may_have_been_done, .. }
             | Self::Overloaded { may_have_been_done, .. }
+            | Self::NoSpace { may_have_been_done, .. }
             | Self::Unavailable { may_have_been_done, .. }
             | Self::DeadlineExceeded { may_have_been_done, .. }
             | Self::Internal { may_have_been_done, .. }
@@ -357,7 +360,7 @@ impl Error {
             Wire::SessionExpired => Self::SessionExpired { message, may_have_been_done },
             Wire::StaleDuplicate => Self::StaleDuplicate { message },
             Wire::Overloaded => Self::Overloaded { message, may_have_been_done, retry_after },
-            Wire::NoSpace => Self::NoSpace { message },
+            Wire::NoSpace => Self::NoSpace { message, may_have_been_done },
             Wire::Unavailable => Self::Unavailable { message, may_have_been_done, retry_after },
             Wire::DeadlineExceeded => Self::DeadlineExceeded { message, may_have_been_done },
             Wire::PermissionDenied => Self::PermissionDenied { message },

@@ -172,8 +172,8 @@ pub(super) fn verify(seed: Seed, header: &[u8; HEADER_BYTES], payload: &[u8]) ->
 /// Whether a record that does not verify would, if one bit of it were the other way round. `payload` gives that
 /// many bytes behind the header, if there are so many.
 ///
-/// A sector that was never written, in which the record would have had but one bit, looks the same: that is no turned
-/// bit. `offset` is where the record begins.
+/// A sector that was never written, in which the record would have had but one bit, looks the same, and so does the end
+/// of a record whose write broke off: that is no turned bit. `offset` is where the record begins.
 pub(super) fn is_one_bit_off(
     seed: Seed,
     offset: u64,
@@ -224,12 +224,13 @@ fn turned_byte(off: u32, bytes: usize) -> Option<usize> {
     sums.position(|sum| sum == off).map(|from_end| bytes - 1 - from_end / 8)
 }
 
-/// Whether all of the record that lies in the same sector as its byte `byte` is zeros.
+/// Whether all of the record that lies in the same sector as its byte `byte` is zeros, or all from that byte on.
 fn is_empty_around(offset: u64, record: &[u8], byte: usize) -> bool {
     let sector = (offset as usize + byte) / SECTOR_BYTES * SECTOR_BYTES;
     let begin = sector.saturating_sub(offset as usize);
     let end = (sector + SECTOR_BYTES).saturating_sub(offset as usize).min(record.len());
-    record[begin..end].iter().all(|byte| *byte == 0)
+    let is_empty = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    is_empty(&record[begin..end]) || is_empty(&record[byte..])
 }
 
 /// How an entry's payload lies on disk. A batch is not copied.

@@ -279,6 +279,23 @@ fn a_call_sent_twice_is_uncertain_even_if_the_second_copy_was_refused() {
     assert!(error_of(&mut answer).may_have_been_done());
 }
 
+/// Spec S-6: a disk that has no room for the second copy says nothing of the first.
+#[test]
+fn a_full_disk_does_not_tell_that_an_earlier_copy_was_not_done() {
+    let mut bench = Bench::new();
+    let mut answer = bench.write();
+    bench.sent();
+    bench.calls.connection_lost();
+    bench.sent();
+    bench.refuse(1, Code::NoSpace, false);
+    let error = error_of(&mut answer);
+    assert!(error.may_have_been_done(), "{error}");
+    let mut answer = bench.write();
+    bench.sent();
+    bench.refuse(2, Code::NoSpace, false);
+    assert!(!error_of(&mut answer).may_have_been_done());
+}
+
 /// Whatever happens in whatever order: each caller gets one answer, and each place comes back once.
 #[test]
 fn no_call_and_no_place_is_lost() {

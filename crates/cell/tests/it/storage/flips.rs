@@ -181,6 +181,27 @@ fn a_torn_last_record_is_cut_off() {
     });
 }
 
+/// Spec G-4: a write that broke off before the last byte, which has one bit, is torn and nothing else.
+#[test]
+fn a_write_that_broke_off_before_its_last_bit_is_no_turned_bit() {
+    let disk = SimDisk::default();
+    block_on(async {
+        let mut folder = folder(&disk).expect("a folder");
+        let mut log = folder.open_log(small()).expect("a log");
+        let mut bytes = vec![7; 100];
+        *bytes.last_mut().expect("it is not empty") = 0x10;
+        let last = Entry { log_id: log_id(2, 0), payload: EntryPayload::Normal(EncodedBatch(bytes.into())) };
+        append(&mut log, vec![last]).await.expect("an append");
+        let segment = Path::new(FOLDER).join("log/segment-0000000000000001");
+        let disk = disk.copy();
+        let mut contents = disk.contents(&segment);
+        assert_eq!(contents[4_096 + 56 + 99], 0x10);
+        contents[4_096 + 56 + 99] = 0;
+        disk.set_contents(&segment, contents);
+        assert_eq!(said(&disk).expect("the folder opens").entries.len(), 0);
+    });
+}
+
 /// Spec G-4: a torn record of which no more is missing than a sector with one bit in it is torn all the same.
 #[test]
 fn a_lost_sector_with_one_bit_is_no_turned_bit() {
