@@ -26,9 +26,9 @@ pub struct LockArgs {
     /// How long to wait for it; 0s: not at all [default: as long as it takes]
     #[arg(long, value_parser = value::duration)]
     pub wait: Option<Duration>,
-    /// For how long nobody gets the lock if this process dies without releasing it; at most 60s
-    #[arg(long, default_value = "0s", value_parser = parse_lock_delay)]
-    pub lock_delay: Duration,
+    /// For how long nobody gets the lock if this process dies without releasing it; at most 60s [default: as --grace]
+    #[arg(long, value_parser = parse_lock_delay)]
+    pub lock_delay: Option<Duration>,
     /// What to run while it is held, and how to stop it
     #[command(flatten)]
     pub run: RunArgs,

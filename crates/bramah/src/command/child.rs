@@ -1,9 +1,11 @@
 //! A command that runs as long as something is held, and no longer.
 
+use std::io::IsTerminal;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use bramah_client::{Client, SessionEvent};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -30,19 +32,46 @@ pub(crate) async fn run(
     lost: impl Future<Output = String>,
 ) -> Result<Ended, Failure> {
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let mut child = start(command_line, environment)?;
+    let mut child = Running::start(command_line, environment)?;
     tokio::select! {
-        status = child.wait() => Ok(Ended::Done(status.map_err(|error| gone(&error))?)),
+        status = child.wait() => Ok(Ended::Done(status?)),
         why = lost => {
-            stop(&mut child, grace).await?;
+            child.stop(grace).await?;
             Ok(Ended::Stopped(why))
         }
-        _ = terminate.recv() => Ok(Ended::Done(stop(&mut child, grace).await?)),
-        // The terminal has sent it to the command, too: a second SIGINT would be taken for impatience.
-        _ = interrupt.recv() => match tokio::time::timeout(grace, child.wait()).await {
-            Ok(status) => Ok(Ended::Done(status.map_err(|error| gone(&error))?)),
-            Err(_) => Ok(Ended::Done(stop(&mut child, Duration::ZERO).await?)),
-        },
+        _ = terminate.recv() => Ok(Ended::Done(child.stop(grace).await?)),
+        _ = interrupt.recv() => Ok(Ended::Done(child.interrupted(grace).await?)),
+    }
+}
+
+/// Waits for something, unless this process is told to end before it has come: then none. What is dropped is given up
+/// in order, so that it does not have to expire.
+///
+/// # Errors
+/// When signals can't be heard.
+pub(crate) async fn unless_told<T>(work: impl Future<Output = T>) -> Result<Option<T>, Failure> {
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    tokio::select! {
+        done = work => Ok(Some(done)),
+        _ = terminate.recv() => Ok(None),
+        _ = interrupt.recv() => Ok(None),
+    }
+}
+
+/// Waits until something is lost, or until nobody here knows whether it is: the session's lease is over.
+pub(crate) async fn lost_or_in_jeopardy(client: &Client, lost: impl Future<Output = String>) -> String {
+    let mut events = client.session_events();
+    let jeopardy = async {
+        while let Some(event) = events.next().await {
+            if let SessionEvent::Jeopardy { .. } = event {
+                return "the cell is out of reach, and the lease is over".to_owned();
+            }
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        why = lost => why,
+        why = jeopardy => why,
     }
 }
 
@@ -50,7 +79,56 @@ fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
     signal(kind).map_err(|error| Failure::refused(format!("cannot listen for signals: {error}")))
 }
 
-fn start(command_line: &[String], environment: &[(&str, String)]) -> Result<Child, Failure> {
+/// A command that was started. Without a terminal it is a process group of its own, so that nothing it started
+/// outlives it; with one it must share the terminal's.
+struct Running {
+    child: Child,
+    is_group: bool,
+}
+
+impl Running {
+    fn start(command_line: &[String], environment: &[(&str, String)]) -> Result<Self, Failure> {
+        let is_group = !std::io::stdin().is_terminal();
+        let child = start(command_line, environment, is_group)?;
+        Ok(Self { child, is_group })
+    }
+
+    async fn wait(&mut self) -> Result<ExitStatus, Failure> {
+        self.child
+            .wait()
+            .await
+            .map_err(|error| Failure::refused(format!("cannot wait for the command: {error}")))
+    }
+
+    fn signal(&self, signal: Signal) {
+        let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id as i32)) else { return };
+        // It may end at this very moment.
+        let _ = if self.is_group { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
+    }
+
+    /// Has it end, and waits for it.
+    async fn stop(&mut self, grace: Duration) -> Result<ExitStatus, Failure> {
+        self.signal(Signal::TERM);
+        if let Ok(status) = tokio::time::timeout(grace, self.wait()).await {
+            return status;
+        }
+        self.signal(Signal::KILL);
+        self.wait().await
+    }
+
+    /// A terminal has sent SIGINT to the command, too: a second one would be taken for impatience.
+    async fn interrupted(&mut self, grace: Duration) -> Result<ExitStatus, Failure> {
+        if self.is_group {
+            self.signal(Signal::INT);
+        }
+        match tokio::time::timeout(grace, self.wait()).await {
+            Ok(status) => status,
+            Err(_) => self.stop(Duration::ZERO).await,
+        }
+    }
+}
+
+fn start(command_line: &[String], environment: &[(&str, String)], is_group: bool) -> Result<Child, Failure> {
     let [program, arguments @ ..] = command_line else {
         return Err(Failure::usage("there is no command; give one after --"));
     };
@@ -58,25 +136,10 @@ fn start(command_line: &[String], environment: &[(&str, String)]) -> Result<Chil
     command.args(arguments).envs(environment.iter().map(|(name, value)| (*name, value)));
     // Should this process break off, nothing is left that believes it holds something.
     command.kill_on_drop(true);
+    if is_group {
+        command.process_group(0);
+    }
     command.spawn().map_err(|error| Failure::usage(format!("cannot run {program}: {error}")))
-}
-
-/// Has a command end, and waits for it.
-async fn stop(child: &mut Child, grace: Duration) -> Result<ExitStatus, Failure> {
-    if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id as i32)) {
-        // It may end at this very moment.
-        let _ = kill_process(pid, Signal::TERM);
-    }
-    if let Ok(status) = tokio::time::timeout(grace, child.wait()).await {
-        return status.map_err(|error| gone(&error));
-    }
-    // As above.
-    let _ = child.start_kill();
-    child.wait().await.map_err(|error| gone(&error))
-}
-
-fn gone(error: &std::io::Error) -> Failure {
-    Failure::refused(format!("cannot wait for the command: {error}"))
 }
 
 /// What a command's end makes of this process's: its own exit code, or 128 and the signal, as shells do.

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::child;
 use super::connect::long_client;
-use super::lock::{after, why};
+use super::lock::{MAX_LOCK_DELAY, after, told_to_end, why};
 use crate::cli::{ElectArgs, Shared};
 use crate::output::{Failure, Printer};
 
@@ -25,12 +25,16 @@ async fn lead(client: &Client, args: &ElectArgs) -> Result<(), Failure> {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         format!("{host}/{}", std::process::id())
     });
-    let leadership = client.election(&args.name).campaign(value).await?;
+    let election = client.election(&args.name).lock_delay(args.grace.min(MAX_LOCK_DELAY));
+    let Some(leadership) = child::unless_told(election.campaign(value)).await? else {
+        return Err(told_to_end());
+    };
+    let leadership = leadership?;
     let environment = [
         ("BRAMAH_TERM", leadership.term().to_string()),
         ("BRAMAH_SEQUENCER", leadership.sequencer().to_string()),
     ];
-    let lost = async { why(&leadership.lost().await) };
+    let lost = child::lost_or_in_jeopardy(client, async { why(&leadership.lost().await) });
     let ended = child::run(&args.command_line, &environment, args.grace, lost).await;
     // If this fails the end of the session resigns.
     let _ = leadership.resign().await;

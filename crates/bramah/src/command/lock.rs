@@ -11,6 +11,9 @@ use super::table;
 use crate::cli::{LockArgs, LockCommand, Shared};
 use crate::output::{Exit, Failure, Printer};
 
+/// The longest lock-delay (spec L-5).
+pub(super) const MAX_LOCK_DELAY: Duration = Duration::from_secs(60);
+
 /// Locks or sessions that are asked for at a time.
 pub(super) const PAGE: u32 = 1_000;
 
@@ -26,7 +29,13 @@ pub async fn run(shared: &Shared, args: LockArgs) -> Result<(), Failure> {
 
 async fn hold(shared: &Shared, args: &LockArgs, name: &str) -> Result<(), Failure> {
     let client = long_client(shared, "bramah lock").await?;
-    let mut request = client.lock(name).parents().lock_delay(args.lock_delay);
+    let done = run_under_lock(&client, args, name).await;
+    client.close().await;
+    done
+}
+
+async fn run_under_lock(client: &Client, args: &LockArgs, name: &str) -> Result<(), Failure> {
+    let mut request = client.lock(name).parents().lock_delay(lock_delay(args));
     if args.shared {
         request = request.shared();
     }
@@ -35,45 +44,55 @@ async fn hold(shared: &Shared, args: &LockArgs, name: &str) -> Result<(), Failur
         Some(Duration::ZERO) => request.try_(),
         Some(wait) => request.within(wait),
     };
-    let lock = match request.await {
-        Ok(lock) => lock,
-        Err(error) => {
-            client.close().await;
-            return Err(error.into());
-        }
-    };
+    let Some(lock) = child::unless_told(request.into_future()).await? else { return Err(told_to_end()) };
+    let lock = lock?;
     let sequencer = lock.sequencer().to_string();
     let environment = [("BRAMAH_LOCK", name.to_owned()), ("BRAMAH_SEQUENCER", sequencer)];
-    let lost = async { why(&lock.lost().await) };
+    let lost = child::lost_or_in_jeopardy(client, async { why(&lock.lost().await) });
     let ended = child::run(&args.run.command_line, &environment, args.run.grace, lost).await;
     // If this fails the end of the session releases it.
     let _ = lock.release().await;
-    client.close().await;
     after(ended?, &format!("the lock {name}"))
+}
+
+/// Unless asked otherwise the next holder waits as long as the command of this one may take to end.
+fn lock_delay(args: &LockArgs) -> Duration {
+    args.lock_delay.unwrap_or(args.run.grace).min(MAX_LOCK_DELAY)
 }
 
 async fn hold_permit(shared: &Shared, args: &LockArgs, name: &str, count: usize) -> Result<(), Failure> {
     let client = long_client(shared, "bramah lock").await?;
+    let done = run_under_permit(&client, args, name, count).await;
+    client.close().await;
+    done
+}
+
+async fn run_under_permit(client: &Client, args: &LockArgs, name: &str, count: usize) -> Result<(), Failure> {
     let semaphore = client.semaphore(name, count)?;
-    let permit = match args.wait {
-        None => Some(semaphore.acquire().await?),
-        Some(Duration::ZERO) => semaphore.try_acquire().await?,
-        Some(wait) => tokio::time::timeout(wait, semaphore.acquire()).await.ok().transpose()?,
+    let acquire = async {
+        match args.wait {
+            None => semaphore.acquire().await.map(Some),
+            Some(Duration::ZERO) => semaphore.try_acquire().await,
+            Some(wait) => tokio::time::timeout(wait, semaphore.acquire()).await.ok().transpose(),
+        }
     };
-    let Some(permit) = permit else {
-        client.close().await;
-        return Err(Failure::refused(format!(
-            "all {count} permits of {name} are taken; wait longer, or try again"
-        )));
+    let Some(permit) = child::unless_told(acquire).await? else { return Err(told_to_end()) };
+    let Some(permit) = permit? else {
+        let message = format!("all {count} permits of {name} are taken; wait longer, or try again");
+        return Err(Failure::refused(message));
     };
     let environment =
         [("BRAMAH_LOCK", name.to_owned()), ("BRAMAH_SEQUENCER", permit.sequencer().to_string())];
-    let lost = async { why(&permit.lost().await) };
+    let lost = child::lost_or_in_jeopardy(client, async { why(&permit.lost().await) });
     let ended = child::run(&args.run.command_line, &environment, args.run.grace, lost).await;
     // As above.
     let _ = permit.release().await;
-    client.close().await;
     after(ended?, &format!("a permit of {name}"))
+}
+
+/// A signal came before there was anything to hold.
+pub(super) fn told_to_end() -> Failure {
+    Failure::refused("this process was told to end while it waited; the command was not run")
 }
 
 /// Why something is held no more.

@@ -4,8 +4,8 @@ use std::process::Stdio;
 
 use bramah_client::{Change, Event, EventKind, WatchEvent};
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
+use super::child;
 use super::connect::long_client;
 use crate::cli::{Shared, WatchArgs};
 use crate::output::{Failure, Printer};
@@ -43,21 +43,10 @@ pub async fn run(shared: &Shared, args: WatchArgs) -> Result<(), Failure> {
         }
         Ok(())
     };
-    let result = until_told(watching).await;
+    // SIGINT and SIGTERM end it as they should, so that the session does not have to expire.
+    let result = child::unless_told(watching).await;
     client.close().await;
-    result
-}
-
-/// SIGINT and SIGTERM end it as they should, so that the session does not have to expire.
-async fn until_told(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let listen =
-        |kind| signal(kind).map_err(|error| Failure::refused(format!("cannot listen for signals: {error}")));
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    tokio::select! {
-        result = work => result,
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-    }
+    result?.unwrap_or(Ok(()))
 }
 
 async fn tell(shared: &Shared, args: &WatchArgs, event: &WatchEvent) -> Result<(), Failure> {
