@@ -1,5 +1,9 @@
 //! One counter on three nodes: all of them take increments at once, and none is lost or counted twice when the
-//! node that leads the others dies in the middle. Run it with `cargo run --example distributed_counter`.
+//! node that leads the others dies in the middle. Then three workers elect one of them, which dies, and another one takes
+//! over. Run it with `cargo run --example distributed_counter`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bramah_client::{Client, Error, Route};
 use bramah_server::{Member, Server, ServerConfig, Tuning};
@@ -63,11 +67,50 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let counted = visitors.get().await?;
     println!("{total} increments were made, {counted} are counted");
     assert_eq!(counted, total);
+    elect(&addresses).await?;
     client.close().await;
     for node in nodes {
         node.stop().await;
     }
     Ok(())
+}
+
+/// Three workers want one job. Each has a runtime of its own: when that is shut down, nothing of the worker goes on, as
+/// if its machine was gone. Its session expires, and with it its leadership.
+async fn elect(addresses: &[String]) -> Result<(), Box<dyn std::error::Error>> {
+    let (elected, mut leaders) = tokio::sync::mpsc::channel(3);
+    let mut workers = BTreeMap::new();
+    for number in 1..=3 {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        runtime.spawn(campaign(addresses.to_vec(), number, elected.clone()));
+        workers.insert(number, runtime);
+    }
+    let mut last_term = 0;
+    for _ in 0..2 {
+        let (number, term) = leaders.recv().await.ok_or("no worker was elected")?;
+        println!("worker {number} leads in term {term}");
+        assert!(term > last_term, "terms only grow");
+        last_term = term;
+        workers.remove(&number).ok_or("nobody leads after death")?.shutdown_background();
+    }
+    workers.into_values().for_each(tokio::runtime::Runtime::shutdown_background);
+    Ok(())
+}
+
+async fn campaign(addresses: Vec<String>, number: u64, elected: tokio::sync::mpsc::Sender<(u64, u64)>) {
+    let leading = async {
+        // A short lease: a dead worker is replaced soon.
+        let client =
+            Client::builder().addresses(&addresses[..]).lease(Duration::from_secs(2)).connect().await?;
+        let leadership = client.election("/job").campaign(format!("worker {number}")).await?;
+        let _ = elected.send((number, leadership.term())).await;
+        // It leads until it dies.
+        leadership.lost().await;
+        Ok::<(), Error>(())
+    };
+    if let Err(error) = leading.await {
+        println!("worker {number}: {error}");
+    }
 }
 
 /// Two ports that nobody uses: one for the other nodes, one for clients.
