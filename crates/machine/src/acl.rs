@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::path::{MAX_COMPONENT_BYTES, shortened};
 use crate::tree::Kind;
 use crate::{Path, Refusal, State};
 
@@ -25,8 +26,9 @@ impl Principal {
         let fits = (1..=MAX_PRINCIPAL_BYTES).contains(&name.len()) && name.trim() == name;
         if !fits || name.chars().any(char::is_control) || name == EVERYBODY || name.starts_with('#') {
             return Err(Refusal::invalid(format!(
-                "{name:?} is no name of a principal: it has 1 to {MAX_PRINCIPAL_BYTES} bytes in one line, without \
-                 spaces around it, and is neither * nor begins with #"
+                "{:?} is no name of a principal: it has 1 to {MAX_PRINCIPAL_BYTES} bytes in one line, without \
+                 spaces around it, and is neither * nor begins with #",
+                shortened(name)
             )));
         }
         Ok(Principal(Arc::from(name)))
@@ -109,7 +111,13 @@ pub(crate) fn is_acl_file(path: &Path) -> bool {
 
 fn acl_file(name: &str) -> Result<Path, Refusal> {
     let file = Path::parse(&format!("{ACL_DIRECTORY}/{name}")).ok().filter(|path| path.depth() == 2);
-    file.ok_or_else(|| Refusal::invalid(format!("{name:?} is no ACL's name: it is that of a file in /acl")))
+    file.ok_or_else(|| {
+        let shown = shortened(name);
+        Refusal::invalid(format!(
+            "{shown:?} is no ACL's name: that is the name of a file in /acl, one component of at most \
+             {MAX_COMPONENT_BYTES} bytes"
+        ))
+    })
 }
 
 impl State {
