@@ -1,5 +1,6 @@
 //! Who may do what (spec A-1, A-2; Chubby §2.3): names of principals, and the files that list them.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -86,6 +87,10 @@ impl fmt::Display for Right {
 impl AclNames {
     /// The name that governs a right.
     pub fn of(&self, right: Right) -> &str {
+        self.name(right)
+    }
+
+    fn name(&self, right: Right) -> &Arc<str> {
         match right {
             Right::Read => &self.read,
             Right::Write => &self.write,
@@ -118,6 +123,60 @@ fn acl_file(name: &str) -> Result<Path, Refusal> {
              {MAX_COMPONENT_BYTES} bytes"
         ))
     })
+}
+
+/// The most verdicts that are remembered at a time.
+const MAX_VERDICTS: usize = 10_000;
+
+/// Decides for many nodes of one state who may do what, and reads an ACL's file once for each principal: a file may
+/// be long, and a scan or a recursive delete asks for each node.
+#[derive(Debug)]
+pub struct Verdicts<'a> {
+    state: &'a State,
+    known: HashMap<(Principal, Arc<str>), bool>,
+}
+
+impl<'a> Verdicts<'a> {
+    /// Nothing is decided yet.
+    pub fn of(state: &'a State) -> Verdicts<'a> {
+        Verdicts { state, known: HashMap::new() }
+    }
+
+    /// As [`State::may`].
+    pub fn may(&mut self, principal: &Principal, acl: &AclNames, right: Right) -> bool {
+        let name = acl.name(right);
+        if name.is_empty() {
+            return true;
+        }
+        let asked = (principal.clone(), Arc::clone(name));
+        if let Some(known) = self.known.get(&asked) {
+            return *known;
+        }
+        let verdict = self.state.may(principal, acl, right);
+        if self.known.len() >= MAX_VERDICTS {
+            self.known.clear();
+        }
+        self.known.insert(asked, verdict);
+        verdict
+    }
+
+    /// As [`State::permit_reading`].
+    pub fn permit_reading(&mut self, principal: &Principal, path: &Path) -> Result<(), Refusal> {
+        let nearest = self.state.nearest(path);
+        nearest.map_or(Ok(()), |nearest| self.permit(principal, &nearest, Right::Read))
+    }
+
+    /// Refuses unless a principal has a right on a node.
+    pub(crate) fn permit(&mut self, principal: &Principal, path: &Path, right: Right) -> Result<(), Refusal> {
+        let Some(node) = self.state.node(path) else { return Ok(()) };
+        let allowed = self.may(principal, &node.acl, right);
+        if allowed { Ok(()) } else { Err(not_permitted(principal, path, &node.acl, right)) }
+    }
+}
+
+pub(crate) fn not_permitted(principal: &Principal, path: &Path, acl: &AclNames, right: Right) -> Refusal {
+    let (path, principal, acl) = (path.clone(), principal.clone(), acl.of(right).to_owned());
+    Refusal::NotPermitted { path, right, principal, acl }
 }
 
 impl State {
@@ -154,25 +213,19 @@ impl State {
         path: &Path,
         right: Right,
     ) -> Result<(), Refusal> {
-        if !self.uses_acls() {
-            return Ok(());
-        }
-        let mut way = std::iter::successors(Some(path.clone()), Path::parent);
-        let nearest = way.find(|path| self.node(path).is_some());
-        nearest.map_or(Ok(()), |nearest| self.permit(principal, &nearest, right))
+        self.nearest(path).map_or(Ok(()), |nearest| self.permit(principal, &nearest, right))
+    }
+
+    /// The node, or the nearest on the way to it that is there; none if everybody may do everything.
+    fn nearest(&self, path: &Path) -> Option<Path> {
+        let mut way = std::iter::successors(self.uses_acls().then(|| path.clone()), Path::parent);
+        way.find(|path| self.node(path).is_some())
     }
 
     /// Refuses unless a principal has a right on a node.
     pub(crate) fn permit(&self, principal: &Principal, path: &Path, right: Right) -> Result<(), Refusal> {
         let Some(node) = self.node(path) else { return Ok(()) };
-        if self.may(principal, &node.acl, right) {
-            return Ok(());
-        }
-        Err(Refusal::NotPermitted {
-            path: path.clone(),
-            right,
-            principal: principal.clone(),
-            acl: node.acl.of(right).to_owned(),
-        })
+        let allowed = self.may(principal, &node.acl, right);
+        if allowed { Ok(()) } else { Err(not_permitted(principal, path, &node.acl, right)) }
     }
 }

@@ -23,7 +23,7 @@ mod state;
 mod testing;
 mod tree;
 
-pub use acl::{AclNames, MAX_PRINCIPAL_BYTES, Principal, Right};
+pub use acl::{AclNames, MAX_PRINCIPAL_BYTES, Principal, Right, Verdicts};
 pub use batch::{
     Batch, BatchBuilder, BatchError, MAX_BATCH_BYTES, MAX_BATCH_REQUESTS, MAX_REQUEST_BYTES, append_to_run,
     check_requests, decode_outcomes, encode_outcomes,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::acl::{AclNames, Right};
+use crate::acl::{AclNames, Right, Verdicts};
 use crate::handle::{Handle, HandleId, MAX_HANDLES, MAX_HANDLES_PER_SESSION, MAX_LOCK_DELAY_MS, Mode, Place};
 use crate::planted::{self, Bug};
 use crate::tree::{Birth, Kind};
@@ -188,7 +188,7 @@ impl RevokeHandle {
     pub(crate) fn apply(self, state: &mut State, events: &mut Vec<Event>) -> Outcome {
         let (session, handle) = (self.session, self.handle);
         let found = Arc::clone(state.handles.find(session, handle)?);
-        if !state.allows(session, &found) {
+        if !state.allows(&mut Verdicts::of(state), session, &found) {
             state.close_handle((session, handle), crate::lock::Leaving::InOrder, events);
             let revision = state.tree.revisions.stamp();
             let change = Change::HandleClosed { session, handle };
@@ -200,11 +200,11 @@ impl RevokeHandle {
 
 impl State {
     /// Whether a handle is still allowed what it was opened for. One whose node is gone is of no use anyway.
-    fn allows(&self, session: SessionId, handle: &Handle) -> bool {
+    fn allows(&self, verdicts: &mut Verdicts<'_>, session: SessionId, handle: &Handle) -> bool {
         let Some(session) = self.session(session) else { return true };
         let node = self.node(&handle.path).filter(|node| node.instance == handle.instance);
         node.is_none_or(|node| {
-            handle.mode.rights().all(|right| self.may(&session.principal, &node.acl, right))
+            handle.mode.rights().all(|right| verdicts.may(&session.principal, &node.acl, right))
         })
     }
 
@@ -218,7 +218,10 @@ impl State {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let handles = self.uses_acls().then(|| self.handles.table.range((start, Bound::Unbounded)));
         let handles = handles.into_iter().flatten();
-        handles.filter(|((session, _), handle)| !self.allows(*session, handle)).map(|(who, _)| *who)
+        let mut verdicts = Verdicts::of(self);
+        handles
+            .filter(move |((session, _), handle)| !self.allows(&mut verdicts, *session, handle))
+            .map(|(who, _)| *who)
     }
 
     fn room_for_a_handle(&self, session: SessionId) -> Result<(), Refusal> {
