@@ -184,9 +184,8 @@ impl State {
             let found = open.get(&node.instance).copied().unwrap_or(0);
             ensure(count == found, || format!("{path} is open {count} times and has {found} handles"))?;
             let stays = planted::is(Bug::EphemeralStays);
-            ensure(count > 0 || claimed_children(node) > 0 || stays, || {
-                format!("{path} is ephemeral and nobody has it open")
-            })?;
+            let kept = claimed_children(node) > 0 || self.is_delayed(node.instance);
+            ensure(count > 0 || kept || stays, || format!("{path} is ephemeral and nobody has it open"))?;
         }
         Ok(())
     }

@@ -345,7 +345,12 @@ impl State {
         }
     }
 
-    /// Hands on the locks whose lock-delay is over.
+    /// Whether the lock-delay of a node's lock runs.
+    pub(crate) fn is_delayed(&self, instance: u64) -> bool {
+        self.locks.table.get(&instance).is_some_and(|lock| lock.free_at_ms != 0)
+    }
+
+    /// Hands on the locks whose lock-delay is over. An ephemeral node that was there only for its lock-delay goes.
     pub(crate) fn end_lock_delays(&mut self, events: &mut Vec<Event>) {
         for _ in 0..DELAYS_ENDED_PER_COMMAND {
             let Some(&(end, instance)) = self.locks.delays.get_min().filter(|(end, _)| *end <= self.time_ms)
@@ -353,10 +358,11 @@ impl State {
                 return;
             };
             self.locks.delays.remove(&(end, instance));
-            if let Some(lock) = self.locks.table.get_mut(&instance) {
-                Arc::make_mut(lock).free_at_ms = 0;
-            }
+            let Some(lock) = self.locks.table.get_mut(&instance).map(Arc::make_mut) else { continue };
+            lock.free_at_ms = 0;
+            let path = lock.path.clone();
             self.hand_on(instance, events);
+            self.reap(path, events);
         }
     }
 }

@@ -314,6 +314,44 @@ mod tests {
         }
     }
 
+    /// Spec L-5, N-4: an ephemeral node outlives its last handle for the lock-delay, so that nobody gets its lock anew;
+    /// then it goes, and so does the ephemeral directory it was in.
+    #[test]
+    fn an_ephemeral_lock_is_kept_for_the_lock_delay() {
+        let mut cell = Cell::new();
+        let (a, b) = (cell.open_session(), cell.open_session());
+        let ephemeral = |kind| Some(crate::Creation { kind, ephemeral: true, ..file() });
+        let directory = opened(cell.by(a, open_node("/d", ephemeral(crate::NodeKind::Directory))));
+        let open = |text, session, cell: &mut Cell| {
+            let create = ephemeral(crate::NodeKind::File);
+            let open = OpenNode { path: path(text), mode: ALL, create, lock_delay_ms: 10_000, within: None };
+            opened(cell.by(session, Command::OpenNode(open)))
+        };
+        let ha = open("/d/l", a, &mut cell);
+        cell.acquire(a, ha).unwrap();
+        cell.close(a, directory).unwrap();
+        cell.die(a);
+        let instance = cell.state.node(&path("/d/l")).unwrap().instance;
+        let hb = open("/d/l", b, &mut cell);
+        assert_eq!(cell.state.handle(b, hb).unwrap().instance, instance);
+        assert!(matches!(cell.try_acquire(b, hb), Err(Refusal::LockHeld { .. })));
+        cell.close(b, hb).unwrap();
+        assert!(cell.state.node(&path("/d/l")).is_some(), "its lock-delay runs still");
+        let mut bytes = Vec::new();
+        cell.state.write_snapshot(&mut bytes).unwrap();
+        cell.state = State::read_snapshot(&mut bytes.as_slice()).unwrap();
+        cell.told();
+        pass_time(&mut cell, 10_000);
+        let told: Vec<_> = cell.told().into_iter().map(|event| (event.path, event.change)).collect();
+        assert_eq!(told, [(path("/d/l"), Change::Deleted), (path("/d"), Change::Deleted)]);
+        assert_eq!(cell.state.locks().count(), 0);
+
+        let hb = open("/l", b, &mut cell);
+        cell.acquire(b, hb).unwrap();
+        cell.close(b, hb).unwrap();
+        assert!(cell.state.node(&path("/l")).is_none(), "closed in order it has no lock-delay");
+    }
+
     /// Spec L-4: a sequencer is valid as long as the lock is held as it says.
     #[test]
     fn a_sequencer_outlives_no_holder() {

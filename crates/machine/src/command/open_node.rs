@@ -35,7 +35,8 @@ pub struct Creation {
     pub must: bool,
     /// Of this kind; a counter begins at 0.
     pub kind: NodeKind,
-    /// Whether it goes when no handle has it open, a directory once it is empty, too (spec N-4).
+    /// Whether it goes when no handle has it open, a directory once it is empty, too (spec N-4); while its lock-delay
+    /// runs it stays (spec L-5).
     pub ephemeral: bool,
     /// The first contents of a file; empty for other kinds.
     pub contents: Bytes,
@@ -259,14 +260,15 @@ impl State {
         self.reap(handle.path.clone(), events);
     }
 
-    /// Removes an ephemeral node that nobody has open, unless it is a directory with children; then the same for
-    /// the directory that it was in (spec N-4).
+    /// Removes an ephemeral node that nobody has open, unless it is a directory with children or its lock-delay
+    /// runs; then the same for the directory that it was in (spec N-4, L-5).
     pub(crate) fn reap(&mut self, path: Path, events: &mut Vec<Event>) {
         let mut path = Some(path);
         while let Some(reaped) = path.take() {
             let Some(node) = self.node(&reaped) else { return };
             let empty = !matches!(node.kind, Kind::Directory { children } if children > 0);
-            if node.ephemeral == Some(0) && empty && !reaped.is_root() {
+            let done_with = empty && !self.is_delayed(node.instance);
+            if node.ephemeral == Some(0) && done_with && !reaped.is_root() {
                 path = reaped.parent();
                 self.remove_node(reaped, events);
             }

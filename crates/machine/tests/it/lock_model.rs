@@ -60,6 +60,20 @@ impl Model {
         for (_, instance) in over {
             self.free_at.remove(&instance);
             self.serve(instance);
+            self.reap(instance);
+        }
+    }
+
+    /// An ephemeral node goes when nobody has it open, and no lock-delay runs.
+    fn reap(&mut self, instance: u64) {
+        let open = self.handles.values().any(|handle| handle.instance == instance);
+        let mut nodes = self.nodes.iter();
+        let found = nodes.find(|(_, node)| node.instance == instance && node.ephemeral);
+        if let Some(name) = found.map(|(name, _)| *name)
+            && !open
+            && !self.free_at.contains_key(&instance)
+        {
+            self.delete(name);
         }
     }
 
@@ -217,11 +231,7 @@ impl Model {
             *end = (*end).max(self.now_ms + handle.delay_ms);
         }
         self.serve(instance);
-        let open = self.handles.values().any(|handle| handle.instance == instance);
-        let node = self.nodes.get(handle.name).filter(|node| node.instance == instance);
-        if node.is_some_and(|node| node.ephemeral) && !open {
-            self.delete(handle.name);
-        }
+        self.reap(instance);
     }
 
     pub(crate) fn end(&mut self, session: u64, died: bool) -> Outcome {
