@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::acl::{AclNames, Right, Verdicts};
+use crate::acl::{AclNames, Principal, Right, Verdicts, not_permitted};
 use crate::handle::{Handle, HandleId, MAX_HANDLES, MAX_HANDLES_PER_SESSION, MAX_LOCK_DELAY_MS, Mode, Place};
 use crate::planted::{self, Bug};
 use crate::tree::{Birth, Kind};
@@ -141,6 +141,7 @@ impl OpenNode {
         let principal = state.principal_of(session)?;
         let (parent, _) = state.tree.ancestors(&self.path, creation.parents)?;
         state.permit(&principal, &parent, Right::Write)?;
+        self.permit_born(state, &principal, &parent)?;
         let kind = match creation.kind {
             NodeKind::Directory => Kind::Directory { children: 0 },
             NodeKind::File => Kind::File(creation.contents.clone().into()),
@@ -150,6 +151,15 @@ impl OpenNode {
         let birth = Birth { ephemeral: creation.ephemeral, acl };
         state.tree.create(self.path.clone(), kind, creation.parents, birth, events)?;
         Ok(())
+    }
+
+    /// The handle must be allowed by the ACLs that the node will have.
+    fn permit_born(&self, state: &State, principal: &Principal, parent: &Path) -> Result<(), Refusal> {
+        let given = self.create.as_ref().and_then(|creation| creation.acl.as_ref());
+        let inherited = || state.node(parent).map(|parent| &*parent.acl);
+        let Some(acl) = given.or_else(inherited) else { return Ok(()) };
+        let refused = self.mode.rights().find(|right| !state.may(principal, acl, *right));
+        refused.map_or(Ok(()), |right| Err(not_permitted(principal, &self.path, acl, right)))
     }
 
     fn open(self, state: &mut State, session: SessionId, created: bool) -> Answer {
@@ -288,7 +298,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::testing::*;
-    use crate::{Command, EndSession, Identity, Principal, SetContents, Verb};
+    use crate::{Command, EndSession, Identity, SetContents, Verb};
 
     fn close(handles: Vec<HandleId>) -> Command {
         Command::CloseHandles(CloseHandles { handles })
@@ -503,7 +513,18 @@ mod tests {
         let mine = Creation { acl, ..file() };
         let refused = cell.by(eve, open_node("/d/new", Some(mine.clone())));
         assert!(matches!(refused, Err(Refusal::NotPermitted { .. })), "{refused:?}");
-        opened(cell.by(ann, open_node("/d/new", Some(mine))));
+        let nodes = cell.state.node_count();
+        let refused = cell.by(ann, open_node("/d/new", Some(mine.clone())));
+        let said = "ann may not write /d/new: that takes a line in the ACL /acl/boss";
+        assert_eq!(refused.unwrap_err().to_string(), said, "made, it would not be hers to write");
+        let refused = cell.by(ann, open_node("/d/new", Some(file())));
+        let said = "ann may not change the ACL of /d/new: that takes a line in the ACL /acl/boss";
+        assert_eq!(refused.unwrap_err().to_string(), said, "inherited");
+        assert_eq!(cell.state.node_count(), nodes);
+        let read = Mode { read: true, ..Mode::default() };
+        let open =
+            OpenNode { path: path("/d/new"), mode: read, create: Some(mine), lock_delay_ms: 0, within: None };
+        opened(cell.by(ann, Command::OpenNode(open)));
         assert!(matches!(by_name(&mut cell, "ann", set("/d/new", "x")), Err(Refusal::NotPermitted { .. })));
         by_name(&mut cell, "boss", set("/d/new", "x")).unwrap();
         by_name(&mut cell, "boss", set_acl("/d", "all", "gone", "boss")).unwrap();
