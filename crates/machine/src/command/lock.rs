@@ -212,8 +212,9 @@ mod tests {
         let handed = [
             Change::LockReleased { session: a, handle: ha },
             Change::LockAcquired { session: b, handle: hb, generation: 2, shared: false },
+            Change::LockWanted { shared: false },
         ];
-        assert_eq!(changes, handed, "and nobody else is woken");
+        assert_eq!(changes, handed, "nobody else is woken, and the new holder hears that others wait");
         cell.by(c, Command::CancelAcquire(CancelAcquire { handle: hc })).unwrap();
         cell.die(b);
         assert!(cell.holds(d, hd), "the one before it has left the queue");
@@ -233,8 +234,11 @@ mod tests {
         assert!(!cell.holds(c, hc), "somebody holds it still");
         cell.release(b, hb).unwrap();
         assert!(cell.holds(c, hc));
+        cell.told();
         cell.release(c, hc).unwrap();
         assert!(cell.holds(d, hd) && cell.holds(e, he));
+        let wanted = |event: &Event| matches!(event.change, Change::LockWanted { .. });
+        assert!(!cell.told().iter().any(wanted), "nobody waits any more");
         assert_eq!(
             (cell.place(d, hd), cell.place(e, he)),
             (Place::Holding { generation: 3 }, Place::Holding { generation: 3 })

@@ -53,7 +53,8 @@ pub struct CloseHandles {
     pub handles: Vec<HandleId>,
 }
 
-/// Closes a handle whose opener is no longer allowed what it was opened for (spec A-3). Only the leader sends it.
+/// Closes a handle whose opener is no longer allowed what it was opened for (spec A-3). Only the leader sends it. If
+/// the handle holds its lock, the lock-delay begins: the opener may be at work still (spec L-5).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevokeHandle {
     /// Whose it is.
@@ -200,7 +201,7 @@ impl RevokeHandle {
         let (session, handle) = (self.session, self.handle);
         let found = Arc::clone(state.handles.find(session, handle)?);
         if !state.allows(&mut Verdicts::of(state), session, &found) {
-            state.close_handle((session, handle), crate::lock::Leaving::InOrder, events);
+            state.close_handle((session, handle), crate::lock::Leaving::Taken, events);
             let revision = state.tree.revisions.stamp();
             let change = Change::HandleClosed { session, handle };
             events.push(Event { revision, path: found.path.clone(), change });
@@ -264,7 +265,7 @@ impl State {
         if let Some(node) = self.tree.node_mut(&handle.path) {
             node.ephemeral = node.ephemeral.map(|open| open.saturating_sub(1));
         }
-        if leaving == crate::lock::Leaving::SessionDied && planted::is(Bug::EphemeralStays) {
+        if leaving == crate::lock::Leaving::Taken && planted::is(Bug::EphemeralStays) {
             return;
         }
         self.reap(handle.path.clone(), events);
@@ -563,6 +564,18 @@ mod tests {
         assert!(cell.state.handle(ann, writer).is_none());
         assert!(cell.state.handle(eve, reader).is_some());
         assert_eq!(cell.state.locks().count(), 0);
+        let open =
+            OpenNode { path: path("/d/f"), mode: write, create: None, lock_delay_ms: 5_000, within: None };
+        cell.run(set("/acl/team", "ann")).unwrap();
+        let writer = opened(cell.by(ann, Command::OpenNode(open)));
+        cell.acquire(ann, writer).unwrap();
+        cell.run(set("/acl/team", "bob")).unwrap();
+        cell.run(revoke(ann, writer)).unwrap();
+        assert_eq!(
+            cell.state.next_lock_delay_ms(),
+            Some(cell.state.time_ms() + 5_000),
+            "she may not know yet"
+        );
         let by_client = cell.by(eve, revoke(eve, reader));
         assert!(matches!(by_client, Err(Refusal::InvalidArgument { .. })), "only the leader revokes");
     }

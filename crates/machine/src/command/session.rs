@@ -88,7 +88,7 @@ impl ExpireSession {
                 newer: state.highest_term,
             });
         }
-        state.end_session(self.session, Leaving::SessionDied, events)?;
+        state.end_session(self.session, Leaving::Taken, events)?;
         Ok(Answer::SessionEnded)
     }
 }
