@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::handle::{Handle, HandleId, MAX_HANDLES, MAX_HANDLES_PER_SESSION, Place};
 use crate::keys::{Keys, MAX_KEY_BYTES};
 use crate::planted::{self, Bug};
-use crate::quota::Usage;
+use crate::quota::{MAX_QUOTAS, Quotas};
 use crate::session::{MAX_KEPT_ANSWERS, MAX_KEPT_PER_SESSION, MAX_NUMBERS_AHEAD, MAX_SESSIONS, Session};
 use crate::tree::{Kind, Node};
 use crate::{Change, Event, MAX_CONTENTS_BYTES, NodeKind, Path, SessionId, State};
@@ -239,10 +239,14 @@ impl State {
     }
 
     fn quotas_are_counted(&self) -> Check {
-        self.tree.quotas.table.iter().try_for_each(|(directory, (_, usage))| {
-            let below = self.nodes().filter(|(path, _)| path.is_below(directory));
-            let found = below.fold(Usage::default(), |sum, (_, node)| sum.plus(Usage::of(&node.kind)));
-            ensure(found == *usage, || format!("{directory} counts {usage:?} and holds {found:?}"))
+        let quotas = &self.tree.quotas.table;
+        ensure(quotas.len() <= MAX_QUOTAS, || "too many quotas".to_owned())?;
+        let limits = quotas.iter().map(|(directory, (quota, _))| (directory.clone(), *quota));
+        let counted = Quotas::over(limits, self.nodes());
+        quotas.iter().zip(&counted.table).try_for_each(|((directory, (_, usage)), (_, (_, found)))| {
+            let there = self.tree.directory_node(directory).is_ok();
+            ensure(there, || format!("{directory} has a quota and is no directory"))?;
+            ensure(found == usage, || format!("{directory} counts {usage:?} and holds {found:?}"))
         })
     }
 

@@ -290,14 +290,23 @@ fn read_tree(records: &mut RecordReader<'_, impl Read>, counts: &Counts) -> Resu
     }
     let revisions = Revisions::at(counts.revision);
     let guarded = nodes.values().filter(|node| node.is_guarded()).count() as u64;
-    let mut tree = Tree { nodes, revisions, quotas: Quotas::default(), instances: counts.instances, guarded };
+    let quotas = read_quotas(records, counts)?;
+    let quotas = Quotas::over(quotas.into_iter(), nodes.iter().map(|(path, node)| (path, &**node)));
+    Ok(Tree { nodes, revisions, quotas, instances: counts.instances, guarded })
+}
+
+fn read_quotas(
+    records: &mut RecordReader<'_, impl Read>,
+    counts: &Counts,
+) -> Result<OrdMap<Path, Quota>, SnapshotError> {
+    let mut quotas: OrdMap<Path, Quota> = OrdMap::new();
     for index in 0..counts.quotas {
         let (path, quota): (Path, Quota) = records.record("quota", index)?;
-        check_order("quota", index, tree.quotas.table.get_max().is_none_or(|(last, _)| *last < path))?;
+        check_order("quota", index, quotas.get_max().is_none_or(|(last, _)| *last < path))?;
         check("quota", index, quota != Quota::default(), || "limits nothing".to_owned())?;
-        tree.set_quota(path, quota);
+        quotas.insert(path, quota);
     }
-    Ok(tree)
+    Ok(quotas)
 }
 
 /// Who has opened what; counts the handles of each session.

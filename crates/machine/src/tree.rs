@@ -324,10 +324,12 @@ impl Tree {
         }
     }
 
-    /// Sets a directory's quota, whatever is in it already.
-    pub(crate) fn set_quota(&mut self, directory: Path, quota: Quota) {
-        let nodes = self.nodes.iter().map(|(path, node)| (path, &**node));
-        self.quotas.set(directory, quota, nodes);
+    /// Sets a directory's quota, whatever is in it already. Looks at all that is below one that had none.
+    pub(crate) fn set_quota(&mut self, directory: Path, quota: Quota) -> Result<(), Refusal> {
+        let mut quotas = std::mem::take(&mut self.quotas);
+        let set = quotas.set(directory, quota, |directory| self.usage(directory));
+        self.quotas = quotas;
+        set
     }
 
     /// The nodes below a directory, each directory before what is in it; `most` at most.
