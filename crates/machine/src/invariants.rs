@@ -9,7 +9,7 @@ use crate::planted::{self, Bug};
 use crate::quota::{MAX_QUOTAS, Quotas};
 use crate::session::{MAX_KEPT_ANSWERS, MAX_KEPT_PER_SESSION, MAX_NUMBERS_AHEAD, MAX_SESSIONS, Session};
 use crate::tree::{Kind, Node};
-use crate::{Change, Event, MAX_CONTENTS_BYTES, NodeKind, Path, SessionId, State};
+use crate::{Change, Event, MAX_CONTENTS_BYTES, MAX_TXN_PARTS, NodeKind, Path, SessionId, State};
 
 /// No count gets near this in the life of a cell, so counting up can't overflow.
 const MAX_COUNT: u64 = u64::MAX / 2;
@@ -129,7 +129,11 @@ impl State {
     fn answers_belong_to_sessions(&self) -> Check {
         let sessions = &self.sessions;
         ensure(sessions.sessions.len() <= MAX_SESSIONS, || "too many sessions".to_owned())?;
-        ensure(sessions.answers.len() <= MAX_KEPT_ANSWERS, || "too many kept answers".to_owned())?;
+        let parts = sessions.answers.values().map(crate::session::parts).sum::<usize>();
+        ensure(parts == sessions.parts, || {
+            format!("the kept answers have {parts} parts, and {} are counted", sessions.parts)
+        })?;
+        ensure(parts < MAX_KEPT_ANSWERS + MAX_TXN_PARTS, || "too many kept answers".to_owned())?;
         let mut kept = 0;
         for (&id, session) in &sessions.sessions {
             self.session_is_sane(id, session)?;

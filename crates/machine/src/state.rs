@@ -144,7 +144,8 @@ impl State {
         }
     }
 
-    /// Does a session's command unless it is a copy of one already done (spec S-6).
+    /// Does a session's command unless it is a copy of one already done (spec S-6). A refusal for lack of room is
+    /// not kept, so that the same number succeeds once there is room.
     fn perform_numbered(
         &mut self,
         session: SessionId,
@@ -158,7 +159,9 @@ impl State {
         }
         let caller = Caller::new(Some(session), self.principal_of(session)?);
         let outcome = self.perform(command, &caller, events);
-        self.sessions.keep_answer(session, number, &outcome);
+        if !is_overload(&outcome) {
+            self.sessions.keep_answer(session, number, &outcome);
+        }
         outcome
     }
 
@@ -176,7 +179,7 @@ impl State {
             return outcome;
         }
         let outcome = self.perform(command, caller, events);
-        if !matches!(&outcome, Err(refusal) if refusal.is_overload()) {
+        if !is_overload(&outcome) {
             self.keys_for(opens).keep_answer(key, now_ms, outcome.clone());
         }
         outcome
@@ -280,7 +283,8 @@ impl State {
         self.sessions.sessions.len()
     }
 
-    /// How many answers are kept for sessions that have not confirmed them.
+    /// How many answers are kept for sessions that have not confirmed them. One to a transaction is one here, and as
+    /// many as its operations for [`MAX_KEPT_ANSWERS`](crate::MAX_KEPT_ANSWERS).
     pub fn kept_answer_count(&self) -> usize {
         self.sessions.answers.len()
     }
@@ -359,6 +363,10 @@ impl State {
     ) -> Result<(Vec<DirectoryEntry>, bool), Refusal> {
         self.tree.directory(path, after, limit)
     }
+}
+
+fn is_overload(outcome: &Outcome) -> bool {
+    matches!(outcome, Err(refusal) if refusal.is_overload())
 }
 
 /// Refuses commands about sessions from those who may not send them.

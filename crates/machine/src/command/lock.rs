@@ -16,7 +16,8 @@ pub struct Acquire {
     pub handle: HandleId,
     /// Hold it together with others that share it.
     pub shared: bool,
-    /// Stand in the queue if the lock can't be had now; else that is refused.
+    /// Stand in the queue if the lock can't be had now; else that is refused, and who holds it is not told. A handle
+    /// that waits already keeps its place either way.
     pub wait: bool,
 }
 
@@ -35,6 +36,7 @@ pub struct Release {
 }
 
 /// Ties a handle to a lock: what is done through it fails once the lock is not held any more as the sequencer says.
+/// Takes the right to read the node that is locked, since the answer tells of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetSequencer {
     /// The handle.
@@ -50,6 +52,9 @@ impl Acquire {
         let who = (session, self.handle);
         match handle.place {
             Place::Apart => self.stand_for(state, who, &handle, events),
+            Place::Waiting { .. } if !self.wait && self.shared == state.is_shared(&handle) => {
+                Err(state.lock_held(&handle))
+            }
             // Asked again, by a caller that does not know its answer.
             _ if self.shared == state.is_shared(&handle) => Ok(state.place_of(who)),
             _ => Err(Refusal::LockInUse { path: handle.path.clone(), handle: self.handle }),
@@ -64,10 +69,10 @@ impl Acquire {
         events: &mut Vec<Event>,
     ) -> Outcome {
         if !state.try_acquire(who, handle, self.shared, events) {
-            let (holders, waiters) = state.crowd(handle.instance);
             if !self.wait {
-                return Err(Refusal::LockHeld { path: handle.path.clone(), holders, waiters });
+                return Err(state.lock_held(handle));
             }
+            let (_, waiters) = state.crowd(handle.instance);
             if waiters >= MAX_WAITERS as u64 {
                 return Err(Refusal::TooManyWaiters { path: handle.path.clone(), waiters });
             }
@@ -92,6 +97,7 @@ impl Release {
     pub(crate) fn apply(self, state: &mut State, session: SessionId, events: &mut Vec<Event>) -> Outcome {
         let handle = Arc::clone(state.handles.find(session, self.handle)?);
         if !matches!(handle.place, Place::Holding { .. }) {
+            state.check_alive(&handle, self.handle)?;
             return Err(Refusal::LockNotHeld { path: handle.path.clone(), handle: self.handle });
         }
         state.leave_lock((session, self.handle), &handle, Leaving::InOrder, events);
@@ -102,6 +108,7 @@ impl Release {
 impl SetSequencer {
     pub(crate) fn apply(self, state: &mut State, session: SessionId) -> Outcome {
         if let Some(sequencer) = &self.sequencer {
+            state.permit_reading(&state.principal_of(session)?, &sequencer.path)?;
             state.check_sequencer(sequencer)?;
         }
         state.handles.find(session, self.handle)?;
@@ -125,6 +132,11 @@ impl State {
     fn crowd(&self, instance: u64) -> (u64, u64) {
         let lock = self.locks.table.get(&instance);
         lock.map_or((0, 0), |lock| (lock.holders.len() as u64, lock.waiters.len() as u64))
+    }
+
+    fn lock_held(&self, handle: &Handle) -> Refusal {
+        let (holders, waiters) = self.crowd(handle.instance);
+        Refusal::LockHeld { path: handle.path.clone(), holders, waiters }
     }
 
     /// What a handle is to its lock now, as an answer.
@@ -204,6 +216,8 @@ mod tests {
         assert_eq!(cell.acquire(b, hb), waiting(1));
         assert_eq!(cell.acquire(c, hc), waiting(2));
         assert_eq!(cell.acquire(c, hc), waiting(2), "asked again, it keeps its place");
+        let refusal = Refusal::LockHeld { path: path("/l"), holders: 1, waiters: 2 };
+        assert_eq!(cell.try_acquire(c, hc), Err(refusal), "not asked to wait, it can't have it now");
         assert_eq!(cell.acquire(d, hd), waiting(3));
         cell.told();
         cell.release(a, ha).unwrap();
@@ -386,6 +400,19 @@ mod tests {
         assert_eq!(cell.state.get_contents(&path("/d")).unwrap().contents, "five");
     }
 
+    /// Spec A-2: whether a sequencer is valid is told only to who may read its node.
+    #[test]
+    fn a_sequencer_is_not_probed() {
+        let (mut cell, [(a, ha), (b, hb)]) = contenders();
+        cell.acquire(a, ha).unwrap();
+        let sequencer = cell.state.sequencer_of(cell.state.handle(a, ha).unwrap()).unwrap();
+        let names = crate::AclNames { read: "nobody".into(), ..Default::default() };
+        cell.run(Command::SetAcl(crate::SetAcl { path: path("/l"), names, if_generation: None })).unwrap();
+        let tie = Command::SetSequencer(SetSequencer { handle: hb, sequencer: Some(sequencer) });
+        let refused = cell.by(b, tie);
+        assert!(matches!(refused, Err(Refusal::NotPermitted { .. })), "{refused:?}");
+    }
+
     /// Spec L-6: the lock goes with its node; whoever held it or waited hears so.
     #[test]
     fn a_deleted_node_is_no_lock_any_more() {
@@ -400,7 +427,7 @@ mod tests {
         cell.run(set("/l", "another")).unwrap();
         let deleted = |handle| Refusal::NodeDeleted { path: path("/l"), handle };
         assert_eq!(cell.acquire(b, hb), Err(deleted(hb)));
-        assert_eq!(cell.release(a, ha), Err(Refusal::LockNotHeld { path: path("/l"), handle: ha }));
+        assert_eq!(cell.release(a, ha), Err(deleted(ha)), "spec H-3");
         let again = cell.open(b, "/l");
         assert_eq!(cell.try_acquire(b, again), held(1, false));
     }

@@ -68,23 +68,13 @@ impl OpenNode {
         self.check()?;
         self.check_within(state, session)?;
         state.room_for_a_handle(session)?;
-        let created = match state.node(&self.path) {
-            Some(node) => {
-                let is = node.kind.tag();
-                self.take_as_it_is(is)?;
-                false
-            }
-            None => true,
-        };
         let principal = state.principal_of(session)?;
-        if created {
-            self.create(state, session, events)?;
-        } else {
-            for right in self.mode.rights() {
-                state.permit(&principal, &self.path, right)?;
-            }
+        let found = state.node(&self.path).map(|node| node.kind.tag());
+        match found {
+            Some(is) => self.take_as_it_is(is, state, &principal)?,
+            None => self.create(state, &principal, events)?,
         }
-        Ok(self.open(state, session, created))
+        Ok(self.open(state, session, found.is_none()))
     }
 
     fn check(&self) -> Result<(), Refusal> {
@@ -124,7 +114,9 @@ impl OpenNode {
         Err(Refusal::invalid(why))
     }
 
-    fn take_as_it_is(&self, is: NodeKind) -> Result<(), Refusal> {
+    /// What is there is told only to who may use it.
+    fn take_as_it_is(&self, is: NodeKind, state: &State, principal: &Principal) -> Result<(), Refusal> {
+        self.mode.rights().try_for_each(|right| state.permit(principal, &self.path, right))?;
         let Some(creation) = &self.create else { return Ok(()) };
         if creation.must {
             return Err(Refusal::AlreadyExists { path: self.path.clone() });
@@ -135,14 +127,20 @@ impl OpenNode {
         Ok(())
     }
 
-    fn create(&self, state: &mut State, session: SessionId, events: &mut Vec<Event>) -> Result<(), Refusal> {
+    fn create(
+        &self,
+        state: &mut State,
+        principal: &Principal,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Refusal> {
         let Some(creation) = &self.create else {
+            // Who may not read the directory does not learn which names are in it, nor which are not.
+            state.permit_reading(principal, &self.path)?;
             return Err(Refusal::NotFound { path: self.path.clone() });
         };
-        let principal = state.principal_of(session)?;
+        state.permit_nearest(principal, &self.path, Right::Write)?;
         let (parent, _) = state.tree.ancestors(&self.path, creation.parents)?;
-        state.permit(&principal, &parent, Right::Write)?;
-        self.permit_born(state, &principal, &parent)?;
+        self.permit_born(state, principal, &parent)?;
         let kind = match creation.kind {
             NodeKind::Directory => Kind::Directory { children: 0 },
             NodeKind::File => Kind::File(creation.contents.clone().into()),
@@ -533,6 +531,23 @@ mod tests {
             matches!(by_name(&mut cell, "ann", set("/d/x", "x")), Err(Refusal::NotPermitted { .. })),
             "no such file"
         );
+    }
+
+    /// Spec A-2: a directory that may not be read, or written, does not show which names are in it.
+    #[test]
+    fn names_are_not_probed() {
+        let mut cell = guarded();
+        by_name(&mut cell, "ann", set("/d/f", "x")).unwrap();
+        by_name(&mut cell, "boss", set_acl("/d", "team", "team", "boss")).unwrap();
+        by_name(&mut cell, "boss", set_acl("/d/f", "team", "team", "boss")).unwrap();
+        let eve = session_of(&mut cell, "eve");
+        let must = Creation { must: true, ..file() };
+        for (text, create) in
+            [("/d/f", None), ("/d/none", None), ("/d/f", Some(must)), ("/d/none/x", Some(file()))]
+        {
+            let refused = cell.by(eve, open_node(text, create));
+            assert!(matches!(refused, Err(Refusal::NotPermitted { .. })), "{text}: {refused:?}");
+        }
     }
 
     /// Spec A-3: an ACL that changes closes the handles that it no longer allows, once the leader looked; no others.
