@@ -1,6 +1,6 @@
 //! Who may do what (spec; Chubby §2.3): names of principals, and the files that list them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ const EVERYBODY: &str = "*";
 pub const MAX_PRINCIPAL_BYTES: usize = 256;
 
 /// Who a caller is, as its connection proved it. The empty name is nobody in particular.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Principal(Arc<str>);
 
 impl Principal {
@@ -133,13 +133,13 @@ const MAX_VERDICTS: usize = 10_000;
 #[derive(Debug)]
 pub struct Verdicts<'a> {
     state: &'a State,
-    known: HashMap<(Principal, Arc<str>), bool>,
+    known: BTreeMap<(Principal, Arc<str>), bool>,
 }
 
 impl<'a> Verdicts<'a> {
     /// Nothing is decided yet.
     pub fn of(state: &'a State) -> Verdicts<'a> {
-        Verdicts { state, known: HashMap::new() }
+        Verdicts { state, known: BTreeMap::new() }
     }
 
     /// As [`State::may`].
@@ -227,5 +227,51 @@ impl State {
         let Some(node) = self.node(path) else { return Ok(()) };
         let allowed = self.may(principal, &node.acl, right);
         if allowed { Ok(()) } else { Err(not_permitted(principal, path, &node.acl, right)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::*;
+
+    /// An ACL's file is read once for each principal in a scan, however many nodes it governs: what is decided already
+    /// is not asked of the state again.
+    #[test]
+    fn a_scan_reads_an_acl_once() {
+        let mut cell = Cell::with(&["/acl"]);
+        cell.run(set("/acl/team", "ann")).unwrap();
+        let (ann, eve) = (Principal::named("ann").unwrap(), Principal::named("eve").unwrap());
+        let acl = AclNames { read: "team".into(), write: "team".into(), ..AclNames::default() };
+        let mut verdicts = Verdicts::of(&cell.state);
+        for right in [Right::Read, Right::Write, Right::ChangeAcl] {
+            assert!(verdicts.may(&ann, &acl, right));
+            assert_eq!(verdicts.may(&eve, &acl, right), right == Right::ChangeAcl);
+        }
+        assert_eq!(verdicts.known.len(), 2);
+        verdicts.known.values_mut().for_each(|verdict| *verdict = !*verdict);
+        assert!(
+            !verdicts.may(&ann, &acl, Right::Read) && verdicts.may(&eve, &acl, Right::Write),
+            "read again"
+        );
+    }
+
+    /// What is remembered is bounded, and asking as [`State::permit_reading`] does gives the same answers.
+    #[test]
+    fn verdicts_are_bounded_and_the_same() {
+        let mut cell = Cell::with(&["/acl", "/d"]);
+        cell.run(set("/acl/team", "7\n8")).unwrap();
+        let names = AclNames { read: "team".into(), ..AclNames::default() };
+        let set_acl = crate::SetAcl { path: path("/d"), names, if_generation: None };
+        cell.run(crate::Command::SetAcl(set_acl)).unwrap();
+        let mut verdicts = Verdicts::of(&cell.state);
+        for number in 0..=MAX_VERDICTS {
+            let principal = Principal::named(&number.to_string()).unwrap();
+            let asked = path("/d/none");
+            let answer = verdicts.permit_reading(&principal, &asked);
+            assert_eq!(answer, cell.state.permit_reading(&principal, &asked));
+            assert_eq!(answer.is_ok(), number == 7 || number == 8);
+        }
+        assert_eq!(verdicts.known.len(), 1);
     }
 }

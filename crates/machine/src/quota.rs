@@ -234,9 +234,7 @@ mod tests {
         assert_eq!(counted, cell.state.tree.quotas);
         let mut bytes = Vec::new();
         cell.state.write_snapshot(&mut bytes).unwrap();
-        let begun = std::time::Instant::now();
         let read = State::read_snapshot(&mut bytes.as_slice()).unwrap();
-        assert!(begun.elapsed() < std::time::Duration::from_secs(2), "{:?}", begun.elapsed());
         assert_eq!(read.tree.quotas, cell.state.tree.quotas);
     }
 }

@@ -216,25 +216,4 @@ mod tests {
         let refusal = cell.refused(Command::DeleteTree(delete_tree("/a")));
         assert!(matches!(&refusal, Refusal::NotPermitted { path: at, .. } if *at == path("/a")), "{refusal}");
     }
-
-    /// An ACL's file is read once for a whole scan, however many nodes it governs: reading this one for each of them
-    /// would be a gigabyte.
-    #[test]
-    fn a_scan_reads_an_acl_once() {
-        let mut cell = Cell::with(&["/acl", "/d"]);
-        let contents = bytes::Bytes::from(vec![b'\n'; crate::MAX_CONTENTS_BYTES - 2]);
-        let contents = [&contents[..], b"*\n"].concat().into();
-        let file =
-            crate::SetContents { path: path("/acl/all"), contents, if_generation: None, parents: false };
-        cell.run(Command::SetContents(file)).unwrap();
-        let acl = std::sync::Arc::new(crate::AclNames { write: "all".into(), ..Default::default() });
-        for number in 0..4000 {
-            let birth = crate::tree::Birth { ephemeral: false, acl: Some(std::sync::Arc::clone(&acl)) };
-            let name = path(&format!("/d/{number}"));
-            cell.state.tree.create(name, Kind::Counter(0), false, birth, &mut Vec::new()).unwrap();
-        }
-        let begun = std::time::Instant::now();
-        cell.run(Command::DeleteTree(delete_tree("/d"))).unwrap();
-        assert!(begun.elapsed() < std::time::Duration::from_secs(4), "{:?}", begun.elapsed());
-    }
 }
