@@ -549,7 +549,7 @@ mod tests {
             let set = Command::SetAcl(SetAcl { path: Path::root(), names, if_generation: None });
             for command in [set, open_node("/f", Some(creation))] {
                 let refusal = cell.by(session, command).unwrap_err();
-                assert!(refusal.to_string().len() < 2048, "{refusal}");
+                assert!(refusal.to_string().len() < 900, "{refusal}");
                 assert_eq!(read_back(&cell).digest(), cell.state.digest());
             }
         }
