@@ -55,12 +55,14 @@ pub enum Change {
         /// Whether it is held together with others.
         shared: bool,
     },
-    /// Somebody stands in its lock's queue: those who hold it may want to give it back (spec L-7).
+    /// Somebody stands in its lock's queue: those who hold it may want to give it back (spec L-7). Told when somebody
+    /// begins to wait, and to those who were given the lock while others wait still. Who only tries to get the lock,
+    /// and is refused, is not told of.
     LockWanted {
         /// Whether it would be shared.
         shared: bool,
     },
-    /// Its lock was given back by a handle, or taken from it because its session ended.
+    /// Its lock was given back by a handle, or taken from it because its session ended or it was revoked.
     LockReleased {
         /// Whose handle it is.
         session: SessionId,

@@ -157,12 +157,16 @@ impl State {
             return Err(Refusal::SessionExpired { session });
         }
         let handle = self.handles.find(session, id)?;
-        let deleted = || Refusal::NodeDeleted { path: handle.path.clone(), handle: id };
-        let node =
-            self.node(&handle.path).filter(|node| node.instance == handle.instance).ok_or_else(deleted)?;
+        let node = self.check_alive(handle, id)?;
         if let Some(sequencer) = &handle.sequencer {
             self.check_sequencer(sequencer)?;
         }
         Ok((handle, node))
+    }
+
+    /// The node that a handle was opened on, if that is there still (spec H-3).
+    pub(crate) fn check_alive(&self, handle: &Handle, id: HandleId) -> Result<&Node, Refusal> {
+        let node = self.node(&handle.path).filter(|node| node.instance == handle.instance);
+        node.ok_or_else(|| Refusal::NodeDeleted { path: handle.path.clone(), handle: id })
     }
 }

@@ -23,7 +23,7 @@ mod state;
 mod testing;
 mod tree;
 
-pub use acl::{AclNames, MAX_PRINCIPAL_BYTES, Principal, Right};
+pub use acl::{AclNames, MAX_PRINCIPAL_BYTES, Principal, Right, Verdicts};
 pub use batch::{
     Batch, BatchBuilder, BatchError, MAX_BATCH_BYTES, MAX_BATCH_REQUESTS, MAX_REQUEST_BYTES, append_to_run,
     check_requests, decode_outcomes, encode_outcomes,
@@ -35,7 +35,7 @@ pub use keys::{KEY_RETENTION_MS, MAX_KEY_BYTES, MAX_KEYS, MAX_SESSION_NONCES, SE
 pub use lock::{Lock, MAX_WAITERS, Sequencer, Waiter};
 pub use outcome::{Answer, DirectoryEntry, FileContents, NodeKind, Outcome, RangeLimit, Refusal, Stat};
 pub use path::{InvalidPath, MAX_COMPONENT_BYTES, MAX_DEPTH, MAX_PATH_BYTES, Path};
-pub use quota::{Quota, QuotaKind, Usage};
+pub use quota::{MAX_QUOTAS, Quota, QuotaKind, Usage};
 pub use session::{
     Identity, MAX_KEPT_ANSWERS, MAX_KEPT_PER_SESSION, MAX_NUMBERS_AHEAD, MAX_SESSIONS, Session, SessionId,
 };

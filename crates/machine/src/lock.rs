@@ -155,8 +155,8 @@ impl Locks {
 pub(crate) enum Leaving {
     /// It was released or closed, or its session ended as it should.
     InOrder,
-    /// Its session died: the lock-delay begins.
-    SessionDied,
+    /// Its session died, or it was revoked, so the holder may not know yet: the lock-delay begins.
+    Taken,
 }
 
 impl State {
@@ -269,7 +269,7 @@ impl State {
             Place::Holding { .. } => {
                 lock.holders.remove(&who);
                 let delay_ms = u64::from(handle.lock_delay_ms);
-                let delayed = leaving == Leaving::SessionDied && !planted::is(Bug::LockDelayIgnored);
+                let delayed = leaving == Leaving::Taken && !planted::is(Bug::LockDelayIgnored);
                 if delayed && delay_ms > 0 {
                     let before = lock.free_at_ms;
                     lock.free_at_ms = before.max(now_ms.saturating_add(delay_ms));
@@ -303,9 +303,10 @@ impl State {
         }
     }
 
-    /// Gives the lock to the first who wait, as many as can have it together; forgets it when nobody has to do
-    /// with it.
+    /// Gives the lock to the first who wait, as many as can have it together, and tells these if somebody waits
+    /// still (spec L-7): what was told before they held it was for others. Forgets it when nobody has to do with it.
     fn hand_on(&mut self, instance: u64, events: &mut Vec<Event>) {
+        let mut given = false;
         while let Some(lock) = self.locks.table.get(&instance) {
             let path = lock.path.clone();
             let Some((ticket, first)) = lock.next_in_line() else {
@@ -315,8 +316,17 @@ impl State {
                 return;
             };
             if !lock.takes(first.shared) {
+                if given {
+                    let revision = self.tree.revisions.stamp();
+                    events.push(Event {
+                        revision,
+                        path,
+                        change: Change::LockWanted { shared: first.shared },
+                    });
+                }
                 return;
             }
+            given = true;
             if let Some(lock) = self.locks.table.get_mut(&instance) {
                 Arc::make_mut(lock).waiters.remove(&ticket);
             }
@@ -345,7 +355,12 @@ impl State {
         }
     }
 
-    /// Hands on the locks whose lock-delay is over.
+    /// Whether the lock-delay of a node's lock runs.
+    pub(crate) fn is_delayed(&self, instance: u64) -> bool {
+        self.locks.table.get(&instance).is_some_and(|lock| lock.free_at_ms != 0)
+    }
+
+    /// Hands on the locks whose lock-delay is over. An ephemeral node that was there only for its lock-delay goes.
     pub(crate) fn end_lock_delays(&mut self, events: &mut Vec<Event>) {
         for _ in 0..DELAYS_ENDED_PER_COMMAND {
             let Some(&(end, instance)) = self.locks.delays.get_min().filter(|(end, _)| *end <= self.time_ms)
@@ -353,10 +368,11 @@ impl State {
                 return;
             };
             self.locks.delays.remove(&(end, instance));
-            if let Some(lock) = self.locks.table.get_mut(&instance) {
-                Arc::make_mut(lock).free_at_ms = 0;
-            }
+            let Some(lock) = self.locks.table.get_mut(&instance).map(Arc::make_mut) else { continue };
+            lock.free_at_ms = 0;
+            let path = lock.path.clone();
             self.hand_on(instance, events);
+            self.reap(path, events);
         }
     }
 }

@@ -11,6 +11,9 @@ use crate::lock::Sequencer;
 use crate::quota::QuotaKind;
 use crate::{HandleId, Path, SessionId};
 
+/// The most bytes a refusal's own text has; one that is longer is cut off.
+const MAX_WHY_BYTES: usize = 1024;
+
 /// What became of a command. A refused command changed nothing.
 ///
 /// Outcomes are kept in the replicated state for retries (spec S-6), so the order of variants and fields
@@ -368,8 +371,14 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Keeps the text short, whatever of the caller's is in it: refusals are kept for retries.
     pub(crate) fn invalid(why: impl Into<String>) -> Refusal {
-        Refusal::InvalidArgument { why: why.into() }
+        let mut why = why.into();
+        if why.len() > MAX_WHY_BYTES {
+            why.truncate(why.floor_char_boundary(MAX_WHY_BYTES));
+            why.push('…');
+        }
+        Refusal::InvalidArgument { why }
     }
 
     /// Whether a retry with the same identity may be done after all: the refusal is about a lack of room,

@@ -290,7 +290,7 @@ fn name_start(text: &str) -> u16 {
     text.rfind('/').map_or(0, |slash| slash as u16 + 1)
 }
 
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARACTERS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

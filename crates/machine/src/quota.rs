@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::tree::{Kind, Node};
 use crate::{Path, Refusal};
 
+/// The most directories that have a quota.
+pub const MAX_QUOTAS: usize = 10_000;
+
 /// What may be in a directory, all below it included; that of the root is the cell's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quota {
@@ -71,20 +74,49 @@ pub(crate) struct Quotas {
 }
 
 impl Quotas {
-    /// Sets a directory's quota, whatever is in it already; one without limits is forgotten.
-    pub(crate) fn set<'a>(
+    /// What these directories have used, in one pass over all nodes.
+    pub(crate) fn over<'a>(
+        quotas: impl Iterator<Item = (Path, Quota)>,
+        nodes: impl Iterator<Item = (&'a Path, &'a Node)>,
+    ) -> Quotas {
+        let table = quotas.map(|(directory, quota)| (directory, (quota, Usage::default()))).collect();
+        let mut quotas = Quotas { table };
+        if !quotas.table.is_empty() {
+            nodes.for_each(|(path, node)| quotas.count(path, Usage::default(), Usage::of(&node.kind)));
+        }
+        quotas
+    }
+
+    /// Refuses another directory's quota if there are as many as there can be.
+    fn check_room(&self, directory: &Path) -> Result<(), Refusal> {
+        if self.table.len() < MAX_QUOTAS || self.table.contains_key(directory) {
+            return Ok(());
+        }
+        Err(Refusal::invalid(format!(
+            "the cell has {MAX_QUOTAS} quotas, the most it can; lift one first, or set one higher up in the tree"
+        )))
+    }
+
+    /// Sets a directory's quota, whatever is in it already; one without limits is forgotten. `used` is asked how much
+    /// is in it unless that is known.
+    pub(crate) fn set(
         &mut self,
         directory: Path,
         quota: Quota,
-        nodes: impl Iterator<Item = (&'a Path, &'a Node)>,
-    ) {
+        used: impl FnOnce(&Path) -> Usage,
+    ) -> Result<(), Refusal> {
         if quota == Quota::default() {
             self.table.remove(&directory);
-            return;
+            return Ok(());
         }
-        let below = nodes.filter(|(path, _)| path.is_below(&directory));
-        let usage = below.fold(Usage::default(), |usage, (_, node)| usage.plus(Usage::of(&node.kind)));
-        self.table.insert(directory, (quota, usage));
+        self.check_room(&directory)?;
+        if let Some((old, _)) = self.table.get_mut(&directory) {
+            *old = quota;
+            return Ok(());
+        }
+        let used = used(&directory);
+        self.table.insert(directory, (quota, used));
+        Ok(())
     }
 
     /// Refuses what would go past the quota of a directory above `path`. Writing less than before always goes.
@@ -133,4 +165,76 @@ impl Quotas {
 
 fn ancestors(path: &Path) -> impl Iterator<Item = Path> {
     std::iter::successors(path.parent(), Path::parent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::*;
+    use crate::{Command, SetQuota, State};
+
+    fn set_quota(text: &str, nodes: Option<u64>) -> Command {
+        Command::SetQuota(SetQuota { path: path(text), quota: Quota { nodes, bytes: None } })
+    }
+
+    /// Quotas are bounded, since each snapshot that is read counts for all of them; one that is there can be changed
+    /// and lifted all the same.
+    #[test]
+    fn bounds_the_quotas() {
+        let mut cell = Cell::with(&["/d", "/e"]);
+        for number in 1..MAX_QUOTAS {
+            let quota = Quota { nodes: Some(1), bytes: None };
+            cell.state.tree.quotas.table.insert(path(&format!("/d/{number}")), (quota, Usage::default()));
+        }
+        let set = |cell: &mut Cell, text, nodes| {
+            let request =
+                crate::Request { identity: crate::Identity::Anonymous, command: set_quota(text, nodes) };
+            cell.state.apply(request, cell.moment, &mut cell.events)
+        };
+        set(&mut cell, "/d", Some(5)).unwrap();
+        let refusal = set(&mut cell, "/e", Some(5)).unwrap_err();
+        assert!(refusal.to_string().contains("10000 quotas"), "{refusal}");
+        set(&mut cell, "/d", Some(6)).unwrap();
+        set(&mut cell, "/d", None).unwrap();
+        set(&mut cell, "/e", Some(5)).unwrap();
+    }
+
+    /// A quota that is changed goes on counting where it was.
+    #[test]
+    fn a_changed_quota_keeps_its_count() {
+        let mut cell = Cell::with(&["/d", "/d/e"]);
+        cell.run(set("/d/e/f", "12345")).unwrap();
+        cell.run(set_quota("/d", Some(3))).unwrap();
+        let used = Usage { nodes: 2, bytes: 5 };
+        cell.state
+            .tree
+            .quotas
+            .set(path("/d"), Quota { nodes: Some(2), bytes: None }, |_| panic!("known"))
+            .unwrap();
+        assert_eq!(cell.state.usage(&path("/d")), Ok(used));
+        assert!(matches!(cell.run(set("/d/g", "")), Err(Refusal::QuotaExceeded { would_be: 3, .. })));
+    }
+
+    /// What is counted when a snapshot is read, in one pass however many quotas there are.
+    #[test]
+    fn many_quotas_are_counted_in_one_pass() {
+        let mut cell = Cell::with(&["/d"]);
+        for number in 0..3000 {
+            let directory = format!("/d/{number}");
+            for command in [create_directory(&directory), set_quota(&directory, Some(1))] {
+                let request = crate::Request { identity: crate::Identity::Anonymous, command };
+                cell.state.apply(request, cell.moment, &mut cell.events).unwrap();
+            }
+        }
+        let passes = std::cell::Cell::new(0);
+        let nodes = cell.state.nodes().inspect(|_| passes.set(passes.get() + 1));
+        let quotas = cell.state.tree.quotas.table.iter().map(|(path, (quota, _))| (path.clone(), *quota));
+        let counted = Quotas::over(quotas, nodes);
+        assert_eq!(passes.get(), cell.state.node_count());
+        assert_eq!(counted, cell.state.tree.quotas);
+        let mut bytes = Vec::new();
+        cell.state.write_snapshot(&mut bytes).unwrap();
+        let read = State::read_snapshot(&mut bytes.as_slice()).unwrap();
+        assert_eq!(read.tree.quotas, cell.state.tree.quotas);
+    }
 }

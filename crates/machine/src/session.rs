@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::acl::Principal;
 use crate::planted::{self, Bug};
-use crate::{Outcome, Refusal, SECRET_BYTES};
+use crate::{Answer, Outcome, Refusal, SECRET_BYTES};
 
 /// The most sessions a cell has.
 pub const MAX_SESSIONS: usize = 100_000;
 /// The most unconfirmed answers that are kept for one session.
 pub const MAX_KEPT_PER_SESSION: u32 = 4096;
-/// The most unconfirmed answers that are kept for all sessions together.
+/// The most unconfirmed answers that are kept for all sessions together; one to a transaction counts as the answers to
+/// its operations, and the last one that is let in may go past this.
 pub const MAX_KEPT_ANSWERS: usize = 1_000_000;
 /// How far a command's number may be ahead of the confirmed one. Reads take numbers too and leave no answer,
 /// so this is far more than [`MAX_KEPT_PER_SESSION`].
@@ -74,7 +75,7 @@ impl Identity {
 }
 
 /// A session as every replica knows it. When its lease ends is the leader's business alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Session {
     /// Length of the lease in milliseconds.
     pub lease_ms: u32,
@@ -96,6 +97,18 @@ pub struct Session {
     pub(crate) highest: u64,
 }
 
+impl fmt::Debug for Session {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = formatter.debug_struct("Session");
+        shown.field("lease_ms", &self.lease_ms).field("client", &self.client);
+        shown.field("opened_ms", &self.opened_ms).field("confirmed", &self.confirmed);
+        shown.field("principal", &self.principal).field("handles", &self.handles);
+        shown.field("kept", &self.kept).field("highest", &self.highest);
+        // Not the secret.
+        shown.finish_non_exhaustive()
+    }
+}
+
 impl Session {
     /// The highest number among its commands that are known to have been done, or refused.
     pub fn highest(&self) -> u64 {
@@ -111,6 +124,8 @@ impl Session {
 pub(crate) struct Sessions {
     pub(crate) sessions: OrdMap<SessionId, Session>,
     pub(crate) answers: OrdMap<(SessionId, u64), Outcome>,
+    /// How many these are, parts of transactions counted.
+    pub(crate) parts: usize,
     /// How many sessions were ever opened; the last one's name.
     pub(crate) opened: u64,
 }
@@ -179,8 +194,8 @@ impl Sessions {
         if session.kept >= MAX_KEPT_PER_SESSION || number - confirmed > MAX_NUMBERS_AHEAD {
             return Err(Refusal::TooManyUnconfirmed { session: id, number, confirmed });
         }
-        if self.answers.len() >= MAX_KEPT_ANSWERS {
-            return Err(Refusal::TooManyAnswers { kept: self.answers.len() as u64 });
+        if self.parts >= MAX_KEPT_ANSWERS {
+            return Err(Refusal::TooManyAnswers { kept: self.parts as u64 });
         }
         Ok(None)
     }
@@ -193,11 +208,13 @@ impl Sessions {
         session.highest = session.highest.max(number);
         let old = self.answers.insert((id, number), outcome.clone());
         session.kept += u32::from(old.is_none());
+        self.parts += parts(outcome);
+        self.parts -= old.as_ref().map_or(0, parts);
     }
 
     /// What a snapshot without them would do: see [`planted`].
     pub(crate) fn forget_all_answers(&mut self) {
-        self.answers = OrdMap::new();
+        (self.answers, self.parts) = (OrdMap::new(), 0);
         let ids: Vec<SessionId> = self.sessions.keys().copied().collect();
         for id in ids {
             if let Some(session) = self.sessions.get_mut(&id) {
@@ -216,16 +233,29 @@ impl Sessions {
         let mut forgotten = 0;
         if up_to - from < FEW_NUMBERS {
             for number in from..=up_to {
-                forgotten += u32::from(self.answers.remove(&(id, number)).is_some());
+                forgotten += u32::from(self.forget_answer((id, number)));
             }
             return forgotten;
         }
         let found: Vec<_> = self.answers.range((id, from)..=(id, up_to)).map(|(&key, _)| key).collect();
         for key in found {
-            self.answers.remove(&key);
-            forgotten += 1;
+            forgotten += u32::from(self.forget_answer(key));
         }
         forgotten
+    }
+
+    fn forget_answer(&mut self, key: (SessionId, u64)) -> bool {
+        let old = self.answers.remove(&key);
+        self.parts -= old.as_ref().map_or(0, parts);
+        old.is_some()
+    }
+}
+
+/// What a kept answer counts for.
+pub(crate) fn parts(outcome: &Outcome) -> usize {
+    match outcome {
+        Ok(Answer::Txn { answers, .. }) => answers.len().max(1),
+        _ => 1,
     }
 }
 
@@ -363,11 +393,70 @@ mod tests {
         let answer: Outcome = Err(Refusal::NotFound { path: Path::root() });
         sessions.answers =
             (0..MAX_KEPT_ANSWERS as u64).map(|number| ((other, number), answer.clone())).collect();
+        sessions.parts = MAX_KEPT_ANSWERS;
         let refusal = Refusal::TooManyAnswers { kept: MAX_KEPT_ANSWERS as u64 };
         assert!(refusal.is_overload());
         assert_eq!(sessions.admit(id, 1, 0), Err(refusal));
-        sessions.answers.remove(&(other, 0));
+        sessions.forget_answer((other, 0));
         assert_eq!(sessions.admit(id, 1, 0), Ok(None));
+    }
+
+    /// A transaction's answer takes the room of its operations' answers, and gives it back.
+    #[test]
+    fn a_transaction_s_answer_counts_as_its_parts() {
+        let mut cell = Cell::new();
+        let session = cell.open_session();
+        let add = |number| {
+            let path = path(&format!("/{number}"));
+            crate::Increment { path, delta: 1, create: true, floor: None, ceiling: None }
+        };
+        let then = (0..100).map(|number| crate::TxnOperation::Increment(add(number))).collect();
+        let txn = Command::Txn(crate::Txn { guards: Vec::new(), then, otherwise: Vec::new() });
+        cell.apply(numbered(session, 1, 0), txn).unwrap();
+        cell.apply(numbered(session, 2, 0), increment("/n", 1)).unwrap();
+        assert_eq!((cell.state.sessions.parts, cell.state.kept_answer_count()), (101, 2));
+        let mut bytes = Vec::new();
+        cell.state.write_snapshot(&mut bytes).unwrap();
+        assert_eq!(crate::State::read_snapshot(&mut bytes.as_slice()).unwrap().sessions.parts, 101);
+        cell.apply(numbered(session, 3, 1), increment("/n", 1)).unwrap();
+        assert_eq!(cell.state.sessions.parts, 2);
+        cell.run(Command::EndSession(EndSession { session })).unwrap();
+        assert_eq!(cell.state.sessions.parts, 0);
+    }
+
+    /// A refusal for lack of room is not remembered: once there is room, the same number is done.
+    #[test]
+    fn an_overload_is_not_remembered() {
+        let mut cell = Cell::new();
+        let session = cell.open_session();
+        let full = |state: &mut crate::State, handles| {
+            state.sessions.sessions.get_mut(&session).unwrap().handles = handles;
+        };
+        let open = |cell: &mut Cell| {
+            let request = crate::Request {
+                identity: numbered(session, 1, 0),
+                command: crate::testing::open_node("/", None),
+            };
+            cell.state.apply(request, cell.moment, &mut cell.events)
+        };
+        full(&mut cell.state, crate::MAX_HANDLES_PER_SESSION);
+        assert!(matches!(open(&mut cell), Err(Refusal::TooManyHandles { .. })));
+        full(&mut cell.state, 0);
+        let first = open(&mut cell);
+        opened(first.clone());
+        assert_eq!(open(&mut cell), first, "and that is remembered");
+        cell.state.check_invariants().unwrap();
+    }
+
+    /// Who reads a log can't take a session up.
+    #[test]
+    fn a_secret_is_not_shown() {
+        let secret = [0xAB; SECRET_BYTES];
+        let command = crate::OpenSession { lease_ms: 12_000, client: "me".to_owned(), secret };
+        let session = Session { secret, client: "me".into(), ..Session::default() };
+        for shown in [format!("{command:?}"), format!("{session:?}")] {
+            assert!(shown.contains("\"me\"") && !shown.contains("171"), "{shown}");
+        }
     }
 
     #[test]

@@ -145,18 +145,19 @@ struct OwnedKeyRecord {
 }
 
 impl State {
-    /// Writes the whole state, a record at a time; give it a buffered writer.
+    /// Writes the whole state, a record at a time; give it a buffered writer. It is an error if
+    /// [`State::read_snapshot`] would refuse a record for its length.
     pub fn write_snapshot(&self, output: &mut impl Write) -> io::Result<()> {
-        self.write_digested(output).map(|_| ())
+        self.write_digested(output, MAX_RECORD_BYTES).map(|_| ())
     }
 
     /// XXH3-64 of the whole state. Reads all of it, so ask a view and not the applying thread.
     pub fn digest(&self) -> u64 {
-        self.write_digested(&mut io::sink()).expect("a sink takes every byte")
+        self.write_digested(&mut io::sink(), usize::MAX).expect("a sink takes every byte")
     }
 
-    fn write_digested(&self, output: &mut impl Write) -> io::Result<u64> {
-        let mut records = RecordWriter { output, hasher: XxHash3_64::new(), scratch: Vec::new() };
+    fn write_digested(&self, output: &mut impl Write, longest: usize) -> io::Result<u64> {
+        let mut records = RecordWriter { output, hasher: XxHash3_64::new(), scratch: Vec::new(), longest };
         records.raw(&MAGIC)?;
         records.raw(&VERSION.to_le_bytes())?;
         records.record(&self.counts())?;
@@ -289,14 +290,23 @@ fn read_tree(records: &mut RecordReader<'_, impl Read>, counts: &Counts) -> Resu
     }
     let revisions = Revisions::at(counts.revision);
     let guarded = nodes.values().filter(|node| node.is_guarded()).count() as u64;
-    let mut tree = Tree { nodes, revisions, quotas: Quotas::default(), instances: counts.instances, guarded };
+    let quotas = read_quotas(records, counts)?;
+    let quotas = Quotas::over(quotas.into_iter(), nodes.iter().map(|(path, node)| (path, &**node)));
+    Ok(Tree { nodes, revisions, quotas, instances: counts.instances, guarded })
+}
+
+fn read_quotas(
+    records: &mut RecordReader<'_, impl Read>,
+    counts: &Counts,
+) -> Result<OrdMap<Path, Quota>, SnapshotError> {
+    let mut quotas: OrdMap<Path, Quota> = OrdMap::new();
     for index in 0..counts.quotas {
         let (path, quota): (Path, Quota) = records.record("quota", index)?;
-        check_order("quota", index, tree.quotas.table.get_max().is_none_or(|(last, _)| *last < path))?;
+        check_order("quota", index, quotas.get_max().is_none_or(|(last, _)| *last < path))?;
         check("quota", index, quota != Quota::default(), || "limits nothing".to_owned())?;
-        tree.set_quota(path, quota);
+        quotas.insert(path, quota);
     }
-    Ok(tree)
+    Ok(quotas)
 }
 
 /// Who has opened what; counts the handles of each session.
@@ -432,6 +442,8 @@ struct RecordWriter<'a, W> {
     output: &'a mut W,
     hasher: XxHash3_64,
     scratch: Vec<u8>,
+    /// The most bytes of a record.
+    longest: usize,
 }
 
 impl<W: Write> RecordWriter<'_, W> {
@@ -445,7 +457,14 @@ impl<W: Write> RecordWriter<'_, W> {
         scratch.clear();
         scratch.extend_from_slice(&[0; 4]);
         let mut scratch = postcard::to_extend(record, scratch).map_err(io::Error::other)?;
-        let length = (scratch.len() - 4) as u32;
+        let length = scratch.len() - 4;
+        if length > self.longest {
+            // A snapshot that can't be read again is worse than none.
+            let why =
+                format!("a record has {length} bytes, and no more than {} can be read again", self.longest);
+            return Err(io::Error::other(why));
+        }
+        let length = length as u32;
         scratch[..4].copy_from_slice(&length.to_le_bytes());
         self.raw(&scratch)?;
         self.scratch = scratch;
@@ -503,5 +522,73 @@ impl<R: Read> RecordReader<'_, R> {
         let found = self.hasher.finish();
         let expected = u64::from_le_bytes(self.raw()?);
         if found == expected { Ok(()) } else { Err(SnapshotError::BadDigest { found, expected }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::acl::AclNames;
+    use crate::testing::*;
+    use crate::{Command, Refusal, SetAcl};
+
+    fn read_back(cell: &Cell) -> State {
+        let mut bytes = Vec::new();
+        cell.state.write_snapshot(&mut bytes).unwrap();
+        State::read_snapshot(&mut bytes.as_slice()).unwrap()
+    }
+
+    /// A name as long as a request can carry is refused in few words, so the kept refusal can be read again.
+    #[test]
+    fn an_endless_acl_name_makes_no_endless_answer() {
+        let mut cell = Cell::new();
+        let session = cell.open_session();
+        for name in ["\u{1}".repeat(MAX_CONTENTS_BYTES), "x".repeat(256), "\u{10ffff}/".repeat(999)] {
+            let names = AclNames { write: name.as_str().into(), ..AclNames::default() };
+            let creation = crate::Creation { acl: Some(names.clone()), ..file() };
+            let set = Command::SetAcl(SetAcl { path: Path::root(), names, if_generation: None });
+            for command in [set, open_node("/f", Some(creation))] {
+                let refusal = cell.by(session, command).unwrap_err();
+                assert!(refusal.to_string().len() < 900, "{refusal}");
+                assert_eq!(read_back(&cell).digest(), cell.state.digest());
+            }
+        }
+        let longest = AclNames { write: "x".repeat(255).as_str().into(), ..AclNames::default() };
+        cell.run(Command::SetAcl(SetAcl { path: Path::root(), names: longest, if_generation: None }))
+            .unwrap();
+        assert_eq!(read_back(&cell).digest(), cell.state.digest());
+    }
+
+    /// The longest text of a refusal, and the answer of the largest transaction, can be read again.
+    #[test]
+    fn the_largest_outcomes_are_read_back() {
+        let mut cell = Cell::new();
+        let session = cell.open_session();
+        let longest = Path::parse(&format!("/{}", "x".repeat(255)).repeat(16)).unwrap();
+        let refusal = Refusal::QuotaExceeded {
+            path: longest.clone(),
+            directory: longest,
+            what: crate::QuotaKind::Bytes,
+            would_be: u64::MAX,
+            allowed: u64::MAX,
+        };
+        let refused = Err(Refusal::TxnRefused { part: u32::MAX, why: Box::new(refusal) });
+        let answer = crate::Answer::Written { generation: u64::MAX, revision: u64::MAX, created: true };
+        let done = Ok(crate::Answer::Txn { held: true, answers: vec![answer; crate::MAX_TXN_PARTS] });
+        let invalid = Err(Refusal::invalid("ä".repeat(MAX_RECORD_BYTES)));
+        for (number, outcome) in (1..).zip([refused, done, invalid]) {
+            cell.state.sessions.keep_answer(session, number, &outcome);
+        }
+        assert_eq!(read_back(&cell).digest(), cell.state.digest());
+    }
+
+    /// What could not be read again is not written.
+    #[test]
+    fn a_record_that_can_t_be_read_is_not_written() {
+        let mut cell = Cell::new();
+        let session = cell.open_session();
+        let outcome = Err(Refusal::InvalidArgument { why: "x".repeat(MAX_RECORD_BYTES) });
+        cell.state.sessions.keep_answer(session, 1, &outcome);
+        assert!(cell.state.write_snapshot(&mut Vec::new()).is_err());
     }
 }

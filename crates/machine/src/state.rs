@@ -1,5 +1,6 @@
 //! The state of a cell: what it is, how a command changes it, how it is read.
 
+use std::cell::Cell;
 use std::ops::Bound;
 
 use crate::acl::{Principal, Right};
@@ -10,8 +11,8 @@ use crate::session::Sessions;
 use crate::tree::Tree;
 use crate::{
     Answer, Batch, BatchError, Command, CreateDirectory, Delete, DirectoryEntry, Event, FileContents,
-    Identity, Increment, Node, Outcome, Path, Quota, Refusal, Request, ResetCounter, Session, SessionId,
-    SetAcl, SetContents, SetQuota, Stat, Usage,
+    Identity, Increment, MAX_DELETED, Node, Outcome, Path, Quota, Refusal, Request, ResetCounter, Session,
+    SessionId, SetAcl, SetContents, SetQuota, Stat, Usage,
 };
 
 /// Everything that a cell's replicas agree on.
@@ -47,11 +48,17 @@ pub struct Moment {
 pub(crate) struct Caller {
     session: Option<SessionId>,
     pub(crate) principal: Principal,
+    /// How many nodes below others the command may still delete: one bound for all operations of a transaction.
+    pub(crate) may_delete: Cell<usize>,
 }
 
 impl Caller {
+    fn new(session: Option<SessionId>, principal: Principal) -> Caller {
+        Caller { session, principal, may_delete: Cell::new(MAX_DELETED) }
+    }
+
     fn sessionless(principal: Principal) -> Caller {
-        Caller { session: None, principal }
+        Caller::new(None, principal)
     }
 
     fn session(&self) -> Result<SessionId, Refusal> {
@@ -137,7 +144,8 @@ impl State {
         }
     }
 
-    /// Does a session's command unless it is a copy of one already done (spec S-6).
+    /// Does a session's command unless it is a copy of one already done (spec S-6). A refusal for lack of room is
+    /// not kept, so that the same number succeeds once there is room.
     fn perform_numbered(
         &mut self,
         session: SessionId,
@@ -149,9 +157,11 @@ impl State {
         if let Some(outcome) = self.sessions.admit(session, number, confirmed)? {
             return outcome;
         }
-        let caller = Caller { session: Some(session), principal: self.principal_of(session)? };
+        let caller = Caller::new(Some(session), self.principal_of(session)?);
         let outcome = self.perform(command, &caller, events);
-        self.sessions.keep_answer(session, number, &outcome);
+        if !is_overload(&outcome) {
+            self.sessions.keep_answer(session, number, &outcome);
+        }
         outcome
     }
 
@@ -169,7 +179,7 @@ impl State {
             return outcome;
         }
         let outcome = self.perform(command, caller, events);
-        if !matches!(&outcome, Err(refusal) if refusal.is_overload()) {
+        if !is_overload(&outcome) {
             self.keys_for(opens).keep_answer(key, now_ms, outcome.clone());
         }
         outcome
@@ -202,7 +212,7 @@ impl State {
             Command::SetContents(command) => command.apply(&mut self.tree, events),
             Command::CreateDirectory(command) => command.apply(&mut self.tree, events),
             Command::Delete(command) => command.apply(self, events),
-            Command::DeleteTree(command) => command.apply(self, &caller.principal, events),
+            Command::DeleteTree(command) => command.apply(self, caller, events),
             Command::Increment(command) => command.apply(&mut self.tree, events),
             Command::ResetCounter(command) => command.apply(&mut self.tree, events),
             Command::SetAcl(command) => command.apply(self, events),
@@ -273,7 +283,8 @@ impl State {
         self.sessions.sessions.len()
     }
 
-    /// How many answers are kept for sessions that have not confirmed them.
+    /// How many answers are kept for sessions that have not confirmed them. One to a transaction is one here, and as
+    /// many as its operations for [`MAX_KEPT_ANSWERS`](crate::MAX_KEPT_ANSWERS).
     pub fn kept_answer_count(&self) -> usize {
         self.sessions.answers.len()
     }
@@ -352,6 +363,10 @@ impl State {
     ) -> Result<(Vec<DirectoryEntry>, bool), Refusal> {
         self.tree.directory(path, after, limit)
     }
+}
+
+fn is_overload(outcome: &Outcome) -> bool {
+    matches!(outcome, Err(refusal) if refusal.is_overload())
 }
 
 /// Refuses commands about sessions from those who may not send them.

@@ -310,7 +310,7 @@ impl Tree {
         if let Some((_, usage)) = self.quotas.table.get(directory) {
             return *usage;
         }
-        let below = self.below(directory);
+        let below = self.below(directory, usize::MAX);
         let nodes = below.iter().filter_map(|path| self.nodes.get(path));
         nodes.fold(Usage::default(), |usage, node| usage.plus(Usage::of(&node.kind)))
     }
@@ -324,24 +324,25 @@ impl Tree {
         }
     }
 
-    /// Sets a directory's quota, whatever is in it already.
-    pub(crate) fn set_quota(&mut self, directory: Path, quota: Quota) {
-        let nodes = self.nodes.iter().map(|(path, node)| (path, &**node));
-        self.quotas.set(directory, quota, nodes);
+    /// Sets a directory's quota, whatever is in it already. Looks at all that is below one that had none.
+    pub(crate) fn set_quota(&mut self, directory: Path, quota: Quota) -> Result<(), Refusal> {
+        let mut quotas = std::mem::take(&mut self.quotas);
+        let set = quotas.set(directory, quota, |directory| self.usage(directory));
+        self.quotas = quotas;
+        set
     }
 
-    /// All nodes below a directory, each directory before what is in it.
-    pub(crate) fn below(&self, directory: &Path) -> Vec<Path> {
+    /// The nodes below a directory, each directory before what is in it; `most` at most.
+    pub(crate) fn below(&self, directory: &Path, most: usize) -> Vec<Path> {
         let mut found = Vec::new();
         let mut looked = 0;
         let mut next = Some(directory.clone());
         while let Some(directory) = next {
             let start = directory.child_bound("");
             let children = self.nodes.range((Bound::Excluded(start), Bound::Unbounded));
-            found.extend(
-                children.map(|(child, _)| child).take_while(|child| child.is_child_of(&directory)).cloned(),
-            );
-            next = found.get(looked).cloned();
+            let children = children.map(|(child, _)| child).take_while(|child| child.is_child_of(&directory));
+            found.extend(children.take(most - found.len()).cloned());
+            next = found.get(looked).filter(|_| found.len() < most).cloned();
             looked += 1;
         }
         found

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::acl::{Principal, Right};
+use crate::acl::{Right, Verdicts};
+use crate::state::Caller;
 use crate::tree::Kind;
 use crate::{Answer, Event, Outcome, Path, Refusal, State};
 
@@ -27,24 +28,8 @@ pub struct DeleteTree {
 
 impl DeleteTree {
     /// Each node must be the principal's to delete; if one isn't, nothing goes.
-    pub(crate) fn apply(self, state: &mut State, principal: &Principal, events: &mut Vec<Event>) -> Outcome {
-        if self.path.is_root() {
-            return Err(Refusal::RootImmutable);
-        }
-        state.tree.find(&self.path)?;
-        let mut doomed = state.tree.below(&self.path);
-        if doomed.len() > MAX_DELETED {
-            let why = format!(
-                "{} has {} nodes below it, and at most {MAX_DELETED} are deleted at once; delete parts of it first",
-                self.path,
-                doomed.len()
-            );
-            return Err(Refusal::invalid(why));
-        }
-        doomed.insert(0, self.path.clone());
-        for path in &doomed {
-            state.permit(principal, path, Right::Write)?;
-        }
+    pub(crate) fn apply(self, state: &mut State, caller: &Caller, events: &mut Vec<Event>) -> Outcome {
+        let doomed = self.doomed(state, caller)?;
         let parent = self.path.parent();
         // Children before their directories.
         for path in doomed.into_iter().rev() {
@@ -52,6 +37,28 @@ impl DeleteTree {
         }
         parent.into_iter().for_each(|parent| state.reap(parent, events));
         Ok(Answer::Deleted { revision: state.tree.revisions.newest })
+    }
+
+    /// The node and all below it, each directory before what is in it.
+    fn doomed(&self, state: &State, caller: &Caller) -> Result<Vec<Path>, Refusal> {
+        if self.path.is_root() {
+            return Err(Refusal::RootImmutable);
+        }
+        state.tree.find(&self.path)?;
+        let mut verdicts = Verdicts::of(state);
+        verdicts.permit(&caller.principal, &self.path, Right::Write)?;
+        let may_delete = caller.may_delete.get();
+        let below = state.tree.below(&self.path, may_delete + 1);
+        if below.len() > may_delete {
+            return Err(Refusal::invalid(format!(
+                "at most {MAX_DELETED} nodes below others are deleted in one step, and with those below {} there \
+                 are more; delete parts of it first",
+                self.path
+            )));
+        }
+        caller.may_delete.set(may_delete - below.len());
+        below.iter().try_for_each(|path| verdicts.permit(&caller.principal, path, Right::Write))?;
+        Ok(std::iter::once(self.path.clone()).chain(below).collect())
     }
 }
 
@@ -138,5 +145,75 @@ mod tests {
             last = stat.instance;
             cell.run(delete("/a")).unwrap();
         }
+    }
+
+    fn delete_tree(text: &str) -> DeleteTree {
+        DeleteTree { path: path(text) }
+    }
+
+    /// A state, built without commands, with `count` files in each of these directories.
+    fn filled(directories: &[&str], count: usize) -> Cell {
+        let mut cell = Cell::with(directories);
+        for directory in directories {
+            for number in 0..count {
+                let name = path(&format!("{directory}/{number}"));
+                let birth = crate::tree::Birth::default();
+                cell.state.tree.create(name, Kind::Counter(0), false, birth, &mut Vec::new()).unwrap();
+            }
+        }
+        cell
+    }
+
+    /// A transaction's recursive deletes share one bound, and what is refused for it changes nothing.
+    #[test]
+    fn one_step_deletes_only_so_much() {
+        let mut cell = filled(&["/a", "/b"], MAX_DELETED / 2);
+        cell.state
+            .tree
+            .create(path("/b/more"), Kind::Counter(0), false, Default::default(), &mut Vec::new())
+            .unwrap();
+        let both = |cell: &Cell| {
+            let then = ["/a", "/b"].map(|text| crate::TxnOperation::DeleteTree(delete_tree(text))).into();
+            let command = Command::Txn(crate::Txn { guards: Vec::new(), then, otherwise: Vec::new() });
+            let request = crate::Request { identity: crate::Identity::Anonymous, command };
+            let mut state = cell.state.clone();
+            let outcome = state.apply(request, cell.moment, &mut Vec::new());
+            (outcome, state.node_count())
+        };
+        let (outcome, left) = both(&cell);
+        assert!(matches!(outcome, Err(Refusal::TxnRefused { part: 1, .. })), "{outcome:?}");
+        assert_eq!(left, cell.state.node_count());
+        cell.run(delete("/b/more")).unwrap();
+        let (outcome, left) = both(&cell);
+        assert!(outcome.is_ok(), "{outcome:?}");
+        assert_eq!(left, 1);
+    }
+
+    /// The walk ends at the bound, and does not begin where the caller may not write.
+    #[test]
+    fn a_walk_is_bounded() {
+        let cell = filled(&["/a", "/a/b"], 10);
+        assert_eq!(cell.state.tree.below(&path("/a"), 5).len(), 5);
+        assert_eq!(cell.state.tree.below(&path("/a"), 15).len(), 15);
+        assert_eq!(cell.state.tree.below(&path("/a"), 99).len(), 21);
+    }
+
+    /// Spec A-1: each node must be the caller's to delete; the top is looked at before anything below it.
+    #[test]
+    fn a_guarded_tree_stays() {
+        let mut cell = filled(&["/a"], 3);
+        let guard = |text| {
+            let names = crate::AclNames { write: "nobody".into(), ..Default::default() };
+            Command::SetAcl(crate::SetAcl { path: path(text), names, if_generation: None })
+        };
+        cell.run(guard("/a/1")).unwrap();
+        let refusal = cell.refused(Command::DeleteTree(delete_tree("/a")));
+        assert!(
+            matches!(&refusal, Refusal::NotPermitted { path: at, .. } if *at == path("/a/1")),
+            "{refusal}"
+        );
+        cell.run(guard("/a")).unwrap();
+        let refusal = cell.refused(Command::DeleteTree(delete_tree("/a")));
+        assert!(matches!(&refusal, Refusal::NotPermitted { path: at, .. } if *at == path("/a")), "{refusal}");
     }
 }

@@ -16,7 +16,8 @@ pub struct Acquire {
     pub handle: HandleId,
     /// Hold it together with others that share it.
     pub shared: bool,
-    /// Stand in the queue if the lock can't be had now; else that is refused.
+    /// Stand in the queue if the lock can't be had now; else that is refused, and who holds it is not told. A handle
+    /// that waits already keeps its place either way.
     pub wait: bool,
 }
 
@@ -35,6 +36,7 @@ pub struct Release {
 }
 
 /// Ties a handle to a lock: what is done through it fails once the lock is not held any more as the sequencer says.
+/// Takes the right to read the node that is locked, since the answer tells of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetSequencer {
     /// The handle.
@@ -50,6 +52,9 @@ impl Acquire {
         let who = (session, self.handle);
         match handle.place {
             Place::Apart => self.stand_for(state, who, &handle, events),
+            Place::Waiting { .. } if !self.wait && self.shared == state.is_shared(&handle) => {
+                Err(state.lock_held(&handle))
+            }
             // Asked again, by a caller that does not know its answer.
             _ if self.shared == state.is_shared(&handle) => Ok(state.place_of(who)),
             _ => Err(Refusal::LockInUse { path: handle.path.clone(), handle: self.handle }),
@@ -64,10 +69,10 @@ impl Acquire {
         events: &mut Vec<Event>,
     ) -> Outcome {
         if !state.try_acquire(who, handle, self.shared, events) {
-            let (holders, waiters) = state.crowd(handle.instance);
             if !self.wait {
-                return Err(Refusal::LockHeld { path: handle.path.clone(), holders, waiters });
+                return Err(state.lock_held(handle));
             }
+            let (_, waiters) = state.crowd(handle.instance);
             if waiters >= MAX_WAITERS as u64 {
                 return Err(Refusal::TooManyWaiters { path: handle.path.clone(), waiters });
             }
@@ -92,6 +97,7 @@ impl Release {
     pub(crate) fn apply(self, state: &mut State, session: SessionId, events: &mut Vec<Event>) -> Outcome {
         let handle = Arc::clone(state.handles.find(session, self.handle)?);
         if !matches!(handle.place, Place::Holding { .. }) {
+            state.check_alive(&handle, self.handle)?;
             return Err(Refusal::LockNotHeld { path: handle.path.clone(), handle: self.handle });
         }
         state.leave_lock((session, self.handle), &handle, Leaving::InOrder, events);
@@ -102,6 +108,7 @@ impl Release {
 impl SetSequencer {
     pub(crate) fn apply(self, state: &mut State, session: SessionId) -> Outcome {
         if let Some(sequencer) = &self.sequencer {
+            state.permit_reading(&state.principal_of(session)?, &sequencer.path)?;
             state.check_sequencer(sequencer)?;
         }
         state.handles.find(session, self.handle)?;
@@ -125,6 +132,11 @@ impl State {
     fn crowd(&self, instance: u64) -> (u64, u64) {
         let lock = self.locks.table.get(&instance);
         lock.map_or((0, 0), |lock| (lock.holders.len() as u64, lock.waiters.len() as u64))
+    }
+
+    fn lock_held(&self, handle: &Handle) -> Refusal {
+        let (holders, waiters) = self.crowd(handle.instance);
+        Refusal::LockHeld { path: handle.path.clone(), holders, waiters }
     }
 
     /// What a handle is to its lock now, as an answer.
@@ -204,6 +216,8 @@ mod tests {
         assert_eq!(cell.acquire(b, hb), waiting(1));
         assert_eq!(cell.acquire(c, hc), waiting(2));
         assert_eq!(cell.acquire(c, hc), waiting(2), "asked again, it keeps its place");
+        let refusal = Refusal::LockHeld { path: path("/l"), holders: 1, waiters: 2 };
+        assert_eq!(cell.try_acquire(c, hc), Err(refusal), "not asked to wait, it can't have it now");
         assert_eq!(cell.acquire(d, hd), waiting(3));
         cell.told();
         cell.release(a, ha).unwrap();
@@ -212,8 +226,9 @@ mod tests {
         let handed = [
             Change::LockReleased { session: a, handle: ha },
             Change::LockAcquired { session: b, handle: hb, generation: 2, shared: false },
+            Change::LockWanted { shared: false },
         ];
-        assert_eq!(changes, handed, "and nobody else is woken");
+        assert_eq!(changes, handed, "nobody else is woken, and the new holder hears that others wait");
         cell.by(c, Command::CancelAcquire(CancelAcquire { handle: hc })).unwrap();
         cell.die(b);
         assert!(cell.holds(d, hd), "the one before it has left the queue");
@@ -233,8 +248,11 @@ mod tests {
         assert!(!cell.holds(c, hc), "somebody holds it still");
         cell.release(b, hb).unwrap();
         assert!(cell.holds(c, hc));
+        cell.told();
         cell.release(c, hc).unwrap();
         assert!(cell.holds(d, hd) && cell.holds(e, he));
+        let wanted = |event: &Event| matches!(event.change, Change::LockWanted { .. });
+        assert!(!cell.told().iter().any(wanted), "nobody waits any more");
         assert_eq!(
             (cell.place(d, hd), cell.place(e, he)),
             (Place::Holding { generation: 3 }, Place::Holding { generation: 3 })
@@ -314,6 +332,44 @@ mod tests {
         }
     }
 
+    /// Spec L-5, N-4: an ephemeral node outlives its last handle for the lock-delay, so that nobody gets its lock anew;
+    /// then it goes, and so does the ephemeral directory it was in.
+    #[test]
+    fn an_ephemeral_lock_is_kept_for_the_lock_delay() {
+        let mut cell = Cell::new();
+        let (a, b) = (cell.open_session(), cell.open_session());
+        let ephemeral = |kind| Some(crate::Creation { kind, ephemeral: true, ..file() });
+        let directory = opened(cell.by(a, open_node("/d", ephemeral(crate::NodeKind::Directory))));
+        let open = |text, session, cell: &mut Cell| {
+            let create = ephemeral(crate::NodeKind::File);
+            let open = OpenNode { path: path(text), mode: ALL, create, lock_delay_ms: 10_000, within: None };
+            opened(cell.by(session, Command::OpenNode(open)))
+        };
+        let ha = open("/d/l", a, &mut cell);
+        cell.acquire(a, ha).unwrap();
+        cell.close(a, directory).unwrap();
+        cell.die(a);
+        let instance = cell.state.node(&path("/d/l")).unwrap().instance;
+        let hb = open("/d/l", b, &mut cell);
+        assert_eq!(cell.state.handle(b, hb).unwrap().instance, instance);
+        assert!(matches!(cell.try_acquire(b, hb), Err(Refusal::LockHeld { .. })));
+        cell.close(b, hb).unwrap();
+        assert!(cell.state.node(&path("/d/l")).is_some(), "its lock-delay runs still");
+        let mut bytes = Vec::new();
+        cell.state.write_snapshot(&mut bytes).unwrap();
+        cell.state = State::read_snapshot(&mut bytes.as_slice()).unwrap();
+        cell.told();
+        pass_time(&mut cell, 10_000);
+        let told: Vec<_> = cell.told().into_iter().map(|event| (event.path, event.change)).collect();
+        assert_eq!(told, [(path("/d/l"), Change::Deleted), (path("/d"), Change::Deleted)]);
+        assert_eq!(cell.state.locks().count(), 0);
+
+        let hb = open("/l", b, &mut cell);
+        cell.acquire(b, hb).unwrap();
+        cell.close(b, hb).unwrap();
+        assert!(cell.state.node(&path("/l")).is_none(), "closed in order it has no lock-delay");
+    }
+
     /// Spec L-4: a sequencer is valid as long as the lock is held as it says.
     #[test]
     fn a_sequencer_outlives_no_holder() {
@@ -344,6 +400,19 @@ mod tests {
         assert_eq!(cell.state.get_contents(&path("/d")).unwrap().contents, "five");
     }
 
+    /// Spec A-2: whether a sequencer is valid is told only to who may read its node.
+    #[test]
+    fn a_sequencer_is_not_probed() {
+        let (mut cell, [(a, ha), (b, hb)]) = contenders();
+        cell.acquire(a, ha).unwrap();
+        let sequencer = cell.state.sequencer_of(cell.state.handle(a, ha).unwrap()).unwrap();
+        let names = crate::AclNames { read: "nobody".into(), ..Default::default() };
+        cell.run(Command::SetAcl(crate::SetAcl { path: path("/l"), names, if_generation: None })).unwrap();
+        let tie = Command::SetSequencer(SetSequencer { handle: hb, sequencer: Some(sequencer) });
+        let refused = cell.by(b, tie);
+        assert!(matches!(refused, Err(Refusal::NotPermitted { .. })), "{refused:?}");
+    }
+
     /// Spec L-6: the lock goes with its node; whoever held it or waited hears so.
     #[test]
     fn a_deleted_node_is_no_lock_any_more() {
@@ -358,7 +427,7 @@ mod tests {
         cell.run(set("/l", "another")).unwrap();
         let deleted = |handle| Refusal::NodeDeleted { path: path("/l"), handle };
         assert_eq!(cell.acquire(b, hb), Err(deleted(hb)));
-        assert_eq!(cell.release(a, ha), Err(Refusal::LockNotHeld { path: path("/l"), handle: ha }));
+        assert_eq!(cell.release(a, ha), Err(deleted(ha)), "spec H-3");
         let again = cell.open(b, "/l");
         assert_eq!(cell.try_acquire(b, again), held(1, false));
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::acl::{AclNames, Right};
+use crate::acl::{AclNames, Principal, Right, Verdicts, not_permitted};
 use crate::handle::{Handle, HandleId, MAX_HANDLES, MAX_HANDLES_PER_SESSION, MAX_LOCK_DELAY_MS, Mode, Place};
 use crate::planted::{self, Bug};
 use crate::tree::{Birth, Kind};
@@ -35,7 +35,8 @@ pub struct Creation {
     pub must: bool,
     /// Of this kind; a counter begins at 0.
     pub kind: NodeKind,
-    /// Whether it goes when no handle has it open, a directory once it is empty, too (spec N-4).
+    /// Whether it goes when no handle has it open, a directory once it is empty, too (spec N-4); while its lock-delay
+    /// runs it stays (spec L-5).
     pub ephemeral: bool,
     /// The first contents of a file; empty for other kinds.
     pub contents: Bytes,
@@ -52,7 +53,8 @@ pub struct CloseHandles {
     pub handles: Vec<HandleId>,
 }
 
-/// Closes a handle whose opener is no longer allowed what it was opened for (spec A-3). Only the leader sends it.
+/// Closes a handle whose opener is no longer allowed what it was opened for (spec A-3). Only the leader sends it. If
+/// the handle holds its lock, the lock-delay begins: the opener may be at work still (spec L-5).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevokeHandle {
     /// Whose it is.
@@ -66,23 +68,13 @@ impl OpenNode {
         self.check()?;
         self.check_within(state, session)?;
         state.room_for_a_handle(session)?;
-        let created = match state.node(&self.path) {
-            Some(node) => {
-                let is = node.kind.tag();
-                self.take_as_it_is(is)?;
-                false
-            }
-            None => true,
-        };
         let principal = state.principal_of(session)?;
-        if created {
-            self.create(state, session, events)?;
-        } else {
-            for right in self.mode.rights() {
-                state.permit(&principal, &self.path, right)?;
-            }
+        let found = state.node(&self.path).map(|node| node.kind.tag());
+        match found {
+            Some(is) => self.take_as_it_is(is, state, &principal)?,
+            None => self.create(state, &principal, events)?,
         }
-        Ok(self.open(state, session, created))
+        Ok(self.open(state, session, found.is_none()))
     }
 
     fn check(&self) -> Result<(), Refusal> {
@@ -122,7 +114,9 @@ impl OpenNode {
         Err(Refusal::invalid(why))
     }
 
-    fn take_as_it_is(&self, is: NodeKind) -> Result<(), Refusal> {
+    /// What is there is told only to who may use it.
+    fn take_as_it_is(&self, is: NodeKind, state: &State, principal: &Principal) -> Result<(), Refusal> {
+        self.mode.rights().try_for_each(|right| state.permit(principal, &self.path, right))?;
         let Some(creation) = &self.create else { return Ok(()) };
         if creation.must {
             return Err(Refusal::AlreadyExists { path: self.path.clone() });
@@ -133,13 +127,20 @@ impl OpenNode {
         Ok(())
     }
 
-    fn create(&self, state: &mut State, session: SessionId, events: &mut Vec<Event>) -> Result<(), Refusal> {
+    fn create(
+        &self,
+        state: &mut State,
+        principal: &Principal,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Refusal> {
         let Some(creation) = &self.create else {
+            // Who may not read the directory does not learn which names are in it, nor which are not.
+            state.permit_reading(principal, &self.path)?;
             return Err(Refusal::NotFound { path: self.path.clone() });
         };
-        let principal = state.principal_of(session)?;
+        state.permit_nearest(principal, &self.path, Right::Write)?;
         let (parent, _) = state.tree.ancestors(&self.path, creation.parents)?;
-        state.permit(&principal, &parent, Right::Write)?;
+        self.permit_born(state, principal, &parent)?;
         let kind = match creation.kind {
             NodeKind::Directory => Kind::Directory { children: 0 },
             NodeKind::File => Kind::File(creation.contents.clone().into()),
@@ -149,6 +150,15 @@ impl OpenNode {
         let birth = Birth { ephemeral: creation.ephemeral, acl };
         state.tree.create(self.path.clone(), kind, creation.parents, birth, events)?;
         Ok(())
+    }
+
+    /// The handle must be allowed by the ACLs that the node will have.
+    fn permit_born(&self, state: &State, principal: &Principal, parent: &Path) -> Result<(), Refusal> {
+        let given = self.create.as_ref().and_then(|creation| creation.acl.as_ref());
+        let inherited = || state.node(parent).map(|parent| &*parent.acl);
+        let Some(acl) = given.or_else(inherited) else { return Ok(()) };
+        let refused = self.mode.rights().find(|right| !state.may(principal, acl, *right));
+        refused.map_or(Ok(()), |right| Err(not_permitted(principal, &self.path, acl, right)))
     }
 
     fn open(self, state: &mut State, session: SessionId, created: bool) -> Answer {
@@ -188,8 +198,8 @@ impl RevokeHandle {
     pub(crate) fn apply(self, state: &mut State, events: &mut Vec<Event>) -> Outcome {
         let (session, handle) = (self.session, self.handle);
         let found = Arc::clone(state.handles.find(session, handle)?);
-        if !state.allows(session, &found) {
-            state.close_handle((session, handle), crate::lock::Leaving::InOrder, events);
+        if !state.allows(&mut Verdicts::of(state), session, &found) {
+            state.close_handle((session, handle), crate::lock::Leaving::Taken, events);
             let revision = state.tree.revisions.stamp();
             let change = Change::HandleClosed { session, handle };
             events.push(Event { revision, path: found.path.clone(), change });
@@ -200,11 +210,11 @@ impl RevokeHandle {
 
 impl State {
     /// Whether a handle is still allowed what it was opened for. One whose node is gone is of no use anyway.
-    fn allows(&self, session: SessionId, handle: &Handle) -> bool {
+    fn allows(&self, verdicts: &mut Verdicts<'_>, session: SessionId, handle: &Handle) -> bool {
         let Some(session) = self.session(session) else { return true };
         let node = self.node(&handle.path).filter(|node| node.instance == handle.instance);
         node.is_none_or(|node| {
-            handle.mode.rights().all(|right| self.may(&session.principal, &node.acl, right))
+            handle.mode.rights().all(|right| verdicts.may(&session.principal, &node.acl, right))
         })
     }
 
@@ -218,7 +228,10 @@ impl State {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let handles = self.uses_acls().then(|| self.handles.table.range((start, Bound::Unbounded)));
         let handles = handles.into_iter().flatten();
-        handles.filter(|((session, _), handle)| !self.allows(*session, handle)).map(|(who, _)| *who)
+        let mut verdicts = Verdicts::of(self);
+        handles
+            .filter(move |((session, _), handle)| !self.allows(&mut verdicts, *session, handle))
+            .map(|(who, _)| *who)
     }
 
     fn room_for_a_handle(&self, session: SessionId) -> Result<(), Refusal> {
@@ -250,20 +263,21 @@ impl State {
         if let Some(node) = self.tree.node_mut(&handle.path) {
             node.ephemeral = node.ephemeral.map(|open| open.saturating_sub(1));
         }
-        if leaving == crate::lock::Leaving::SessionDied && planted::is(Bug::EphemeralStays) {
+        if leaving == crate::lock::Leaving::Taken && planted::is(Bug::EphemeralStays) {
             return;
         }
         self.reap(handle.path.clone(), events);
     }
 
-    /// Removes an ephemeral node that nobody has open, unless it is a directory with children; then the same for
-    /// the directory that it was in (spec N-4).
+    /// Removes an ephemeral node that nobody has open, unless it is a directory with children or its lock-delay
+    /// runs; then the same for the directory that it was in (spec N-4, L-5).
     pub(crate) fn reap(&mut self, path: Path, events: &mut Vec<Event>) {
         let mut path = Some(path);
         while let Some(reaped) = path.take() {
             let Some(node) = self.node(&reaped) else { return };
             let empty = !matches!(node.kind, Kind::Directory { children } if children > 0);
-            if node.ephemeral == Some(0) && empty && !reaped.is_root() {
+            let done_with = empty && !self.is_delayed(node.instance);
+            if node.ephemeral == Some(0) && done_with && !reaped.is_root() {
                 path = reaped.parent();
                 self.remove_node(reaped, events);
             }
@@ -283,7 +297,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::testing::*;
-    use crate::{Command, EndSession, Identity, Principal, SetContents, Verb};
+    use crate::{Command, EndSession, Identity, SetContents, Verb};
 
     fn close(handles: Vec<HandleId>) -> Command {
         Command::CloseHandles(CloseHandles { handles })
@@ -498,7 +512,18 @@ mod tests {
         let mine = Creation { acl, ..file() };
         let refused = cell.by(eve, open_node("/d/new", Some(mine.clone())));
         assert!(matches!(refused, Err(Refusal::NotPermitted { .. })), "{refused:?}");
-        opened(cell.by(ann, open_node("/d/new", Some(mine))));
+        let nodes = cell.state.node_count();
+        let refused = cell.by(ann, open_node("/d/new", Some(mine.clone())));
+        let said = "ann may not write /d/new: that takes a line in the ACL /acl/boss";
+        assert_eq!(refused.unwrap_err().to_string(), said, "made, it would not be hers to write");
+        let refused = cell.by(ann, open_node("/d/new", Some(file())));
+        let said = "ann may not change the ACL of /d/new: that takes a line in the ACL /acl/boss";
+        assert_eq!(refused.unwrap_err().to_string(), said, "inherited");
+        assert_eq!(cell.state.node_count(), nodes);
+        let read = Mode { read: true, ..Mode::default() };
+        let open =
+            OpenNode { path: path("/d/new"), mode: read, create: Some(mine), lock_delay_ms: 0, within: None };
+        opened(cell.by(ann, Command::OpenNode(open)));
         assert!(matches!(by_name(&mut cell, "ann", set("/d/new", "x")), Err(Refusal::NotPermitted { .. })));
         by_name(&mut cell, "boss", set("/d/new", "x")).unwrap();
         by_name(&mut cell, "boss", set_acl("/d", "all", "gone", "boss")).unwrap();
@@ -506,6 +531,23 @@ mod tests {
             matches!(by_name(&mut cell, "ann", set("/d/x", "x")), Err(Refusal::NotPermitted { .. })),
             "no such file"
         );
+    }
+
+    /// Spec A-2: a directory that may not be read, or written, does not show which names are in it.
+    #[test]
+    fn names_are_not_probed() {
+        let mut cell = guarded();
+        by_name(&mut cell, "ann", set("/d/f", "x")).unwrap();
+        by_name(&mut cell, "boss", set_acl("/d", "team", "team", "boss")).unwrap();
+        by_name(&mut cell, "boss", set_acl("/d/f", "team", "team", "boss")).unwrap();
+        let eve = session_of(&mut cell, "eve");
+        let must = Creation { must: true, ..file() };
+        for (text, create) in
+            [("/d/f", None), ("/d/none", None), ("/d/f", Some(must)), ("/d/none/x", Some(file()))]
+        {
+            let refused = cell.by(eve, open_node(text, create));
+            assert!(matches!(refused, Err(Refusal::NotPermitted { .. })), "{text}: {refused:?}");
+        }
     }
 
     /// Spec A-3: an ACL that changes closes the handles that it no longer allows, once the leader looked; no others.
@@ -537,6 +579,18 @@ mod tests {
         assert!(cell.state.handle(ann, writer).is_none());
         assert!(cell.state.handle(eve, reader).is_some());
         assert_eq!(cell.state.locks().count(), 0);
+        let open =
+            OpenNode { path: path("/d/f"), mode: write, create: None, lock_delay_ms: 5_000, within: None };
+        cell.run(set("/acl/team", "ann")).unwrap();
+        let writer = opened(cell.by(ann, Command::OpenNode(open)));
+        cell.acquire(ann, writer).unwrap();
+        cell.run(set("/acl/team", "bob")).unwrap();
+        cell.run(revoke(ann, writer)).unwrap();
+        assert_eq!(
+            cell.state.next_lock_delay_ms(),
+            Some(cell.state.time_ms() + 5_000),
+            "she may not know yet"
+        );
         let by_client = cell.by(eve, revoke(eve, reader));
         assert!(matches!(by_client, Err(Refusal::InvalidArgument { .. })), "only the leader revokes");
     }

@@ -1,5 +1,7 @@
 //! `OpenSession`, `EndSession`, `ExpireSession`: a session's existence is replicated (spec S-1).
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::acl::Principal;
@@ -16,7 +18,7 @@ pub const MAX_CLIENT_BYTES: usize = 256;
 pub const SECRET_BYTES: usize = 16;
 
 /// Starts a session. Its identity is a key, so that a retry finds the session that the first try made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenSession {
     /// Length of the lease in milliseconds (spec S-2), [`MIN_LEASE_MS`] to [`MAX_LEASE_MS`].
     pub lease_ms: u32,
@@ -25,6 +27,14 @@ pub struct OpenSession {
     pub client: String,
     /// What whoever takes the session up again must know; random.
     pub secret: [u8; SECRET_BYTES],
+}
+
+impl fmt::Debug for OpenSession {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = formatter.debug_struct("OpenSession");
+        // Not the secret.
+        shown.field("lease_ms", &self.lease_ms).field("client", &self.client).finish_non_exhaustive()
+    }
 }
 
 /// Ends a session because its client said so.
@@ -88,7 +98,7 @@ impl ExpireSession {
                 newer: state.highest_term,
             });
         }
-        state.end_session(self.session, Leaving::SessionDied, events)?;
+        state.end_session(self.session, Leaving::Taken, events)?;
         Ok(Answer::SessionEnded)
     }
 }

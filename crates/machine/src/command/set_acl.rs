@@ -45,7 +45,7 @@ impl SetAcl {
 impl SetQuota {
     pub(crate) fn apply(self, state: &mut State) -> Outcome {
         state.tree.directory_node(&self.path)?;
-        state.tree.set_quota(self.path, self.quota);
+        state.tree.set_quota(self.path, self.quota)?;
         Ok(Answer::Done)
     }
 }

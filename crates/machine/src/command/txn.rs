@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
+use crate::acl::Verdicts;
 use crate::lock::Sequencer;
 use crate::planted::{self, Bug};
 use crate::state::Caller;
@@ -135,8 +136,9 @@ impl Guard {
 impl Txn {
     pub(crate) fn apply(self, state: &mut State, caller: &Caller, events: &mut Vec<Event>) -> Outcome {
         self.check()?;
+        let mut verdicts = Verdicts::of(state);
         for guard in &self.guards {
-            state.permit_reading(&caller.principal, guard.path())?;
+            verdicts.permit_reading(&caller.principal, guard.path())?;
         }
         let held = self.guards.iter().all(|guard| guard.holds(state));
         let operations = if held { self.then } else { self.otherwise };

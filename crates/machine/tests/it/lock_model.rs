@@ -60,6 +60,20 @@ impl Model {
         for (_, instance) in over {
             self.free_at.remove(&instance);
             self.serve(instance);
+            self.reap(instance);
+        }
+    }
+
+    /// An ephemeral node goes when nobody has it open, and no lock-delay runs.
+    fn reap(&mut self, instance: u64) {
+        let open = self.handles.values().any(|handle| handle.instance == instance);
+        let mut nodes = self.nodes.iter();
+        let found = nodes.find(|(_, node)| node.instance == instance && node.ephemeral);
+        if let Some(name) = found.map(|(name, _)| *name)
+            && !open
+            && !self.free_at.contains_key(&instance)
+        {
+            self.delete(name);
         }
     }
 
@@ -160,18 +174,22 @@ impl Model {
         let handle = self.usable(session, id)?;
         let (instance, path) = (handle.instance, path(handle.name));
         let mine = handle.holding.as_ref().map(|held| held.shared);
+        let (holders, waiters) = (self.holders(instance).len() as u64, self.waiters(instance).len() as u64);
+        let held = Refusal::LockHeld { path: path.clone(), holders, waiters };
         let asked = self.queue.iter().find(|(waiting, _)| *waiting == id).map(|(_, shared)| *shared);
         if let Some(as_before) = mine.or(asked) {
             let in_use = Refusal::LockInUse { path, handle: HandleId(id) };
-            return if as_before == shared { Ok(self.place_of(id)) } else { Err(in_use) };
+            if as_before != shared {
+                return Err(in_use);
+            }
+            return if mine.is_some() || wait { Ok(self.place_of(id)) } else { Err(held) };
         }
-        let (holders, waiters) = (self.holders(instance).len() as u64, self.waiters(instance).len() as u64);
         if waiters == 0 && self.is_free_for(instance, shared) {
             self.grant(id, shared);
         } else if wait {
             self.queue.push((id, shared));
         } else {
-            return Err(Refusal::LockHeld { path, holders, waiters });
+            return Err(held);
         }
         Ok(self.place_of(id))
     }
@@ -187,6 +205,9 @@ impl Model {
         let handle = self.own(session, id)?;
         let instance = handle.instance;
         if handle.holding.is_none() {
+            if self.nodes.get(handle.name).is_none_or(|node| node.instance != instance) {
+                return Err(Refusal::NodeDeleted { path: path(handle.name), handle: HandleId(id) });
+            }
             return Err(Refusal::LockNotHeld { path: path(handle.name), handle: HandleId(id) });
         }
         self.handles.get_mut(&id).unwrap().holding = None;
@@ -217,11 +238,7 @@ impl Model {
             *end = (*end).max(self.now_ms + handle.delay_ms);
         }
         self.serve(instance);
-        let open = self.handles.values().any(|handle| handle.instance == instance);
-        let node = self.nodes.get(handle.name).filter(|node| node.instance == instance);
-        if node.is_some_and(|node| node.ephemeral) && !open {
-            self.delete(handle.name);
-        }
+        self.reap(instance);
     }
 
     pub(crate) fn end(&mut self, session: u64, died: bool) -> Outcome {
