@@ -112,6 +112,8 @@ pub(crate) struct Session {
     closes: Vec<(u64, Option<oneshot::Sender<()>>)>,
     /// Calls of the task's own.
     background: VecDeque<FollowUp>,
+    /// The same, made once and refused for a time.
+    again: VecDeque<Call>,
     budget: RetryBudget,
     random: StdRng,
     addresses: Addresses,
@@ -133,6 +135,8 @@ pub(crate) struct Session {
     /// Attempts that failed since a link last proved itself.
     failures: usize,
     next_attempt: Instant,
+    /// What the last replica said that will not have this client, since one last had it.
+    refusal: Option<v1::Failure>,
     leader: Option<v1::Leader>,
     next_move: Instant,
 
@@ -185,6 +189,7 @@ impl Session {
             wishes: Vec::new(),
             closes: Vec::new(),
             background: VecDeque::new(),
+            again: VecDeque::new(),
             budget: RetryBudget::new(now),
             random,
             addresses,
@@ -200,6 +205,7 @@ impl Session {
             proved: false,
             failures: 0,
             next_attempt: now,
+            refusal: None,
             leader: None,
             next_move: now,
             heard: now,
@@ -299,7 +305,7 @@ impl Session {
 
     /// Whether nothing needs the session (spec S-1).
     fn is_idle(&self) -> bool {
-        let waiting = self.closes.is_empty() && self.background.is_empty();
+        let waiting = self.closes.is_empty() && self.background.is_empty() && self.again.is_empty();
         waiting && self.calls.is_empty() && self.watches.is_empty() && self.handles.is_empty()
     }
 
