@@ -65,6 +65,13 @@ pub(crate) struct View {
     pub(crate) channel: Option<Channel>,
 }
 
+impl View {
+    /// The session is over; the cell is the same for ever.
+    pub(crate) fn clear(&mut self) {
+        *self = Self { cell: std::mem::take(&mut self.cell), ..Self::default() };
+    }
+}
+
 /// What the task shares with the application's side.
 #[derive(Clone)]
 pub(crate) struct Common {
@@ -434,7 +441,7 @@ impl Drop for Session {
         self.handles.session_over(&Ended::ClientClosed);
         self.calls.fail_all(Error::closed);
         self.watches.fail_all(&Error::closed(false));
-        *self.view.lock() = View::default();
+        self.view.lock().clear();
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bramah_wire::v1;
 use tokio::time::Instant;
 
-use super::{Session, View, new_nonce};
+use super::{Session, new_nonce};
 use crate::error::Error;
 use crate::grip::Ended;
 use crate::session_events::SessionEvent;
@@ -126,7 +126,7 @@ impl Session {
         };
         // Before the calls: who hears that the session expired must find its handles dead.
         self.handles.session_over(&end);
-        *self.view.lock() = View::default();
+        self.view.lock().clear();
         self.calls.session_lost(message);
         self.closes.clear();
         self.background.clear();
