@@ -31,7 +31,7 @@ async fn waiters(client: &Client, path: &str, count: u64) {
     let mut watch = client.watch(path).kinds([bramah_client::EventKind::LockWanted]).await.unwrap();
     loop {
         let locks = client.list_locks(path, "", 1).await.unwrap().locks;
-        if locks.iter().any(|lock| u64::from(lock.waiter_count) >= count) {
+        if locks.iter().any(|lock| lock.waiter_count >= count) {
             return;
         }
         // A read elsewhere may be older than the wait: then it is told.
