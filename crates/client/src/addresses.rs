@@ -14,6 +14,8 @@ pub(crate) struct Addresses {
 struct Known {
     address: String,
     trouble: Option<String>,
+    /// It would not have this client, and no time will change that.
+    refused: bool,
     /// The cell has named it, and the application has not.
     learned: bool,
 }
@@ -34,7 +36,12 @@ impl Addresses {
     pub(crate) fn learn(&mut self, address: &str) {
         let known = self.known.iter().any(|known| known.address == address);
         if !known && !address.is_empty() && self.known.len() < MOST {
-            self.known.push(Known { address: address.to_owned(), trouble: None, learned: true });
+            self.known.push(Known {
+                address: address.to_owned(),
+                trouble: None,
+                refused: false,
+                learned: true,
+            });
         }
     }
 
@@ -74,8 +81,26 @@ impl Addresses {
     /// Notes what went wrong at `address`, in place of what went wrong there before.
     pub(crate) fn trouble(&mut self, address: &str, text: String) {
         if let Some(known) = self.known.iter_mut().find(|known| known.address == address) {
-            known.trouble = Some(text);
+            (known.trouble, known.refused) = (Some(text), false);
         }
+    }
+
+    /// As [`Addresses::trouble`], for a refusal that will not pass.
+    pub(crate) fn refused(&mut self, address: &str, text: String) {
+        self.trouble(address, text);
+        if let Some(known) = self.known.iter_mut().find(|known| known.address == address) {
+            known.refused = true;
+        }
+    }
+
+    /// Whether none of them will have this client.
+    pub(crate) fn all_refuse(&self) -> bool {
+        self.known.iter().all(|known| known.refused)
+    }
+
+    /// One has accepted this client: what others refused before counts no more.
+    pub(crate) fn forget_refusals(&mut self) {
+        self.known.iter_mut().for_each(|known| known.refused = false);
     }
 
     /// What went wrong, at all addresses where something did.

@@ -160,6 +160,8 @@ pub(crate) struct Calls {
     /// Numbers to send again.
     again: VecDeque<u64>,
     resting: BinaryHeap<Reverse<(Instant, u64)>>,
+    /// Calls that were certainly not done and are to be made anew at their time, under another number.
+    aside: Vec<(Instant, Call)>,
     /// Calls in the window that are sent and unanswered.
     awaited: usize,
     /// No call's deadline is before this.
@@ -221,7 +223,7 @@ impl Calls {
 
     /// Whether there is no unfinished call.
     pub(crate) fn is_empty(&self) -> bool {
-        self.window.is_empty() && self.unnumbered.is_empty()
+        self.window.is_empty() && self.unnumbered.is_empty() && self.aside.is_empty()
     }
 
     /// Whether an answer is due from the present connection.
@@ -242,7 +244,8 @@ impl Calls {
     /// Before this nothing here has to be looked at.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let rest_ends = self.resting.peek().map(|Reverse((at, _))| *at);
-        self.earliest.into_iter().chain(rest_ends).min()
+        let aside = self.aside.iter().map(|(at, _)| *at);
+        self.earliest.into_iter().chain(rest_ends).chain(aside).min()
     }
 
     /// Places of finished calls, each told once.
@@ -395,6 +398,9 @@ impl Calls {
                 let _ = pending.call.reply.tell(Err(error));
                 pending.call.deadline = now + FAR;
                 rest = rest.max(LASTING_REST);
+                if pending.unknown == 0 {
+                    return self.set_aside(number, now + rest);
+                }
                 Stage::Resting
             }
             _ => {
@@ -410,6 +416,19 @@ impl Calls {
         self.refused |= !rests;
         self.resting.extend(rests.then_some(Reverse((now + rest, number))));
         self.awaited -= usize::from(was_sent);
+    }
+
+    /// Finishes a call's number, which would hold up the window for as long as it rests.
+    fn set_aside(&mut self, number: u64, until: Instant) {
+        if let Some(pending) = self.take(number) {
+            self.aside.push((until, pending.call));
+        }
+    }
+
+    /// Calls to be made anew, each told once. They have no place.
+    pub(crate) fn take_rested(&mut self, now: Instant) -> Vec<Call> {
+        let rested = self.aside.extract_if(.., |(at, _)| *at <= now);
+        rested.map(|(_, call)| call).collect()
     }
 
     /// Wakes the calls whose rest is over and gives up those whose deadline has passed.
@@ -522,6 +541,8 @@ impl Calls {
         }
         (self.confirmed, self.session) = (0, 0);
         (self.orphans, self.follow_ups) = (Vec::new(), Vec::new());
+        // What they were to take back has gone with the session.
+        self.aside.clear();
         self.awaited = 0;
         self.refused = false;
         self.again.clear();

@@ -14,6 +14,7 @@ use crate::counter::Counter;
 use crate::error::Error;
 use crate::grip::Grip;
 use crate::handles::Handles;
+use crate::names::canonical;
 use crate::queue::Queue;
 use crate::session::{Common, Opening, Session, Settings, View};
 use crate::session_events::{self, SessionEvent, SessionState};
@@ -148,6 +149,11 @@ impl Client {
         let mut done = self.shared.done.clone();
         // The sender never sends: it is dropped with the task.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, done.changed()).await;
+    }
+
+    /// The one name of the node at `path`.
+    pub(crate) fn canonical(&self, path: &str) -> String {
+        canonical(path, &self.shared.view.lock().cell)
     }
 
     pub(crate) async fn call(&self, operation: Operation) -> Result<Outcome, Error> {

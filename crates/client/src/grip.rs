@@ -63,14 +63,18 @@ pub(crate) enum Ended {
 #[derive(Clone, Debug)]
 pub(crate) struct State {
     pub(crate) place: Place,
-    pub(crate) shared: bool,
-    /// How many wait for the lock here.
+    /// The mode of `place`: as it was asked for, is held, or is being left.
+    shared: bool,
+    /// How many wait for the lock here, and in which mode.
     wanters: usize,
+    wanted_shared: bool,
+    /// Questions so far, so that one who gives up takes back only its own.
+    questions: u64,
     /// The application holds the lock, and gives it back itself.
     kept: bool,
     /// The newest generation that was given back.
     given_back: u64,
-    /// A new connection has not said yet what the place is.
+    /// A new connection has not said yet what the place is; an answer may be one that was kept from before.
     unconfirmed: bool,
     pub(crate) poisoned: bool,
     pub(crate) ended: Option<Ended>,
@@ -80,7 +84,8 @@ pub(crate) struct State {
 /// What the application's side of an acquire has to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    Ask,
+    /// With the question's number.
+    Ask(u64),
     Wait,
     Held(u64),
 }
@@ -103,6 +108,8 @@ impl Grip {
             place: Place::Apart,
             shared: false,
             wanters: 0,
+            wanted_shared: false,
+            questions: 0,
             kept: false,
             given_back: 0,
             unconfirmed: false,
@@ -185,17 +192,15 @@ impl Grip {
     /// Somebody wants the lock; until [`Grip::unwant`] or [`Grip::keep`].
     pub(crate) fn want(&self, shared: bool) -> Result<(), Error> {
         self.change(|state| {
-            let taken = state.wanters > 0 || matches!(state.place, Place::Holding { .. });
-            if taken && state.shared != shared {
+            let other = state.wanters > 0 && state.wanted_shared != shared;
+            if other || (state.kept && state.shared != shared) {
                 let message = format!(
                     "handle {} holds the lock of {}, or waits for it, in the other mode: release it first",
                     self.handle, self.path
                 );
                 return Err(Error::LockInUse { message });
             }
-            if state.place == Place::Apart {
-                state.shared = shared;
-            }
+            state.wanted_shared = shared;
             state.wanters += 1;
             Ok(())
         })
@@ -203,18 +208,16 @@ impl Grip {
 
     /// What one who wants the lock does next; asking is left to one at a time.
     pub(crate) fn step(&self, shared: bool) -> Step {
-        if let Place::Holding { generation } = self.state.borrow().place {
-            return Step::Held(generation);
-        }
         self.change(|state| match state.place {
             Place::Apart => {
                 state.shared = shared;
-                state.place = Place::Asked { doubt: false };
+                state.ask();
                 self.queued.store(false, Ordering::Relaxed);
-                Step::Ask
+                Step::Ask(state.questions)
             }
-            Place::Holding { generation } => Step::Held(generation),
-            Place::Asked { .. } | Place::Waiting | Place::Leaving => Step::Wait,
+            Place::Holding { generation } if state.shared == shared => Step::Held(generation),
+            // One in the other mode, that nobody wanted any more, is given back first.
+            _ => Step::Wait,
         })
     }
 
@@ -225,26 +228,27 @@ impl Grip {
         }
     }
 
-    /// The one who asked is gone: if the question is with nobody, somebody else may ask.
-    pub(crate) fn unask(&self) {
-        if !self.queued.load(Ordering::Relaxed) {
-            self.change(|state| {
-                if matches!(state.place, Place::Asked { .. }) {
-                    state.place = Place::Apart;
-                }
-            });
-        }
+    /// The one who asked is gone: if its question is with nobody, somebody else may ask.
+    pub(crate) fn unask(&self, question: u64) {
+        self.change(|state| {
+            let open = matches!(state.place, Place::Asked { .. }) && state.questions == question;
+            if open && !self.queued.load(Ordering::Relaxed) {
+                state.place = Place::Apart;
+            }
+        });
     }
 
-    /// The application has the lock now; false: it was lost in between, and is still wanted.
-    pub(crate) fn keep(&self) -> bool {
+    /// The application has the lock now: its generation, and whether it is shared. None: it was lost in between, and is
+    /// still wanted.
+    pub(crate) fn keep(&self) -> Option<(u64, bool)> {
         self.change(|state| {
-            let holds = matches!(state.place, Place::Holding { .. });
-            if holds {
-                state.wanters -= 1;
-                (state.kept, state.lost) = (true, None);
+            let Place::Holding { generation } = state.place else { return None };
+            if state.shared != state.wanted_shared {
+                return None;
             }
-            holds
+            state.wanters -= 1;
+            (state.kept, state.lost) = (true, None);
+            Some((generation, state.shared))
         })
     }
 
@@ -288,12 +292,16 @@ impl Grip {
     }
 
     fn acquired(&self, state: &mut State, answer: &Result<Outcome, Error>) -> Option<Op> {
+        use v1::handle_state::Place as Told;
         let Place::Asked { doubt } = state.place else { return self.settle(state) };
         match place_in(answer) {
-            Ok((v1::handle_state::Place::Holding, generation)) => state.place = Place::Holding { generation },
+            Ok(told) if state.unconfirmed && matches!(told.place(), Told::Holding | Told::Waiting) => {
+                return Some(self.verify(state));
+            }
+            Ok(told) if told.place() == Told::Holding => state.hold(&told),
             // It may hold the lock by now, or not: asked again, the cell says so.
-            Ok((v1::handle_state::Place::Waiting, _)) if doubt => return Some(self.ask_again(state)),
-            Ok((v1::handle_state::Place::Waiting, _)) => state.place = Place::Waiting,
+            Ok(told) if told.place() == Told::Waiting && doubt => return Some(self.ask_again(state)),
+            Ok(told) if told.place() == Told::Waiting => state.place = Place::Waiting,
             Err(error) if error.may_have_been_done() => {
                 state.place = Place::Leaving;
                 return Some(self.cancel());
@@ -305,8 +313,11 @@ impl Grip {
 
     fn cancelled(&self, state: &mut State, answer: &Result<Outcome, Error>) -> Option<Op> {
         match place_in(answer) {
-            Ok((v1::handle_state::Place::Holding, generation)) => {
-                state.place = Place::Holding { generation };
+            Ok(told) if told.place() == v1::handle_state::Place::Holding => {
+                if std::mem::take(&mut state.unconfirmed) {
+                    return Some(self.cancel());
+                }
+                state.hold(&told);
                 self.settle(state)
             }
             _ => {
@@ -316,13 +327,24 @@ impl Grip {
         }
     }
 
+    /// The cell may have kept the answer from before the connection was lost, and what it says may be over. A call of
+    /// a new number tells the truth.
+    fn verify(&self, state: &mut State) -> Op {
+        if state.is_wanted() {
+            return self.ask_again(state);
+        }
+        (state.place, state.unconfirmed) = (Place::Leaving, false);
+        self.cancel()
+    }
+
     /// An answer to [`Grip::look`].
     fn looked(&self, answer: &Result<Outcome, Error>) {
         let lost = match answer {
             Err(Error::NodeDeleted { .. }) => LostReason::NodeDeleted,
             Err(Error::UnknownHandle { .. }) => LostReason::HandleClosed,
             Err(Error::LockNotHeld { .. }) => LostReason::NotHeld,
-            _ => return,
+            Ok(_) => return self.change(|state| state.unconfirmed = false),
+            Err(_) => return,
         };
         self.state.send_if_modified(|state| {
             let holds = state.unconfirmed && matches!(state.place, Place::Holding { .. });
@@ -338,11 +360,17 @@ impl Grip {
         use v1::handle_state::Place as Told;
         self.change(|state| match told.place() {
             Told::Holding => {
+                if state.is_stray() && told.lock_generation > state.given_back {
+                    state.hold(&told);
+                }
                 self.given(state, told.lock_generation, told.shared).or_else(|| self.settle(state))
             }
             Told::Waiting => {
                 state.unconfirmed &= state.place != Place::Waiting;
-                None
+                if state.is_stray() {
+                    state.place = Place::Waiting;
+                }
+                self.settle(state)
             }
             Told::Closed => {
                 state.end(Ended::Revoked, LostReason::HandleClosed);
@@ -377,15 +405,14 @@ impl Grip {
 
     /// A handle that holds the lock or waits for it is told so, whatever it was told before.
     fn ask_again(&self, state: &mut State) -> Op {
-        state.place = Place::Asked { doubt: false };
-        state.unconfirmed = false;
+        state.ask();
         self.queued.store(true, Ordering::Relaxed);
         Op::Acquire(v1::Acquire { handle: self.handle, shared: state.shared, wait: true })
     }
 
-    /// Gives back what nobody wants.
+    /// Gives back what nobody wants, or not in this mode.
     fn settle(&self, state: &mut State) -> Option<Op> {
-        if state.wanters > 0 || state.kept {
+        if state.is_wanted() {
             return None;
         }
         match state.place {
@@ -408,7 +435,7 @@ impl Grip {
     /// A new connection: the cell is about to say what the handle is to its lock.
     pub(crate) fn reconnected(&self) {
         self.state.send_if_modified(|state| {
-            state.unconfirmed = matches!(state.place, Place::Holding { .. } | Place::Waiting);
+            state.unconfirmed = state.place != Place::Apart;
             false
         });
     }
@@ -437,6 +464,25 @@ impl State {
     /// What others wait for.
     fn outlook(&self) -> (Place, bool, bool, bool) {
         (self.place, self.poisoned, self.ended.is_some(), self.lost.is_some())
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.kept || (self.wanters > 0 && self.wanted_shared == self.shared)
+    }
+
+    /// It should not be at the lock at all: what the cell says of it there is to be ended.
+    fn is_stray(&self) -> bool {
+        self.place == Place::Apart && self.wanters == 0 && self.ended.is_none()
+    }
+
+    fn ask(&mut self) {
+        (self.place, self.unconfirmed) = (Place::Asked { doubt: false }, false);
+        self.questions += 1;
+    }
+
+    fn hold(&mut self, told: &v1::HandleState) {
+        self.place = Place::Holding { generation: told.lock_generation };
+        self.shared = told.shared;
     }
 
     fn leave(&mut self, generation: u64) {
@@ -468,11 +514,9 @@ impl State {
 }
 
 /// Where an answer says that the handle stands.
-fn place_in(answer: &Result<Outcome, Error>) -> Result<(v1::handle_state::Place, u64), Error> {
+fn place_in(answer: &Result<Outcome, Error>) -> Result<v1::HandleState, Error> {
     match answer {
-        Ok(Outcome::Lock(v1::LockState { state: Some(state), .. })) => {
-            Ok((state.place(), state.lock_generation))
-        }
+        Ok(Outcome::Lock(v1::LockState { state: Some(state), .. })) => Ok(*state),
         Ok(_) => Err(Error::unexpected("a call to a lock")),
         Err(error) => Err(error.clone()),
     }

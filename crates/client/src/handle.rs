@@ -146,7 +146,8 @@ impl OpenRequest {
             let Outcome::NodeOpened(v1::NodeOpened { handle, instance, created }) = answered.outcome else {
                 return Err(Error::unexpected("open"));
             };
-            let grip = Arc::new(Grip::new(answered.session, handle, self.path, instance));
+            let path = self.client.canonical(&self.path);
+            let grip = Arc::new(Grip::new(answered.session, handle, path, instance));
             self.client.shared.handles.open(&grip);
             Ok(Handle { client: self.client, grip, created })
         });
@@ -201,7 +202,7 @@ impl Handle {
         self.created
     }
 
-    /// The path that it was opened with.
+    /// The node's path, without the cell's name.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.grip.path

@@ -67,6 +67,7 @@ mod lease;
 mod link;
 mod lock;
 mod members;
+mod names;
 mod queue;
 mod recipes;
 mod sequencer;
@@ -89,7 +90,7 @@ pub use error::{Code, Error};
 pub use files::{Deleted, DirectoryEntry, DirectoryPage, File, Kind, SetOptions, Stat, Written};
 pub use grip::LostReason;
 pub use handle::{Handle, LockMode, OpenRequest};
-pub use lock::{Lock, LockRequest, LockStatus};
+pub use lock::{Lock, LockRequest, LockStatus, Wanted};
 pub use members::{MemberAddresses, MemberChange};
 pub use recipes::{
     Barrier, Elected, Election, Entered, EphemeralLock, Item, Latch, Leadership, Observer, Permit, Queue,

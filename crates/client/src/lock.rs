@@ -42,6 +42,7 @@ pub struct LockRequest {
     lock_delay: Duration,
     ephemeral: bool,
     parents: bool,
+    read: bool,
     contents: Bytes,
 }
 
@@ -82,6 +83,12 @@ impl LockRequest {
         self
     }
 
+    /// To read the node through [`Lock::handle`], too, which needs the right to read it. Default: only to write it.
+    pub fn read(mut self) -> Self {
+        self.read = true;
+        self
+    }
+
     /// The first contents of a lock file that is made. Default: none.
     pub fn contents(mut self, contents: impl Into<Bytes>) -> Self {
         self.contents = contents.into();
@@ -103,7 +110,8 @@ impl LockRequest {
     }
 
     async fn open(&self) -> Result<Handle, Error> {
-        let there = || self.client.open(&*self.path).read().write().lock_delay(self.lock_delay);
+        let there = || self.client.open(&*self.path).write().lock_delay(self.lock_delay);
+        let there = || if self.read { there().read() } else { there() };
         let create = |open: OpenRequest| {
             let open = open.create().contents(self.contents.clone());
             let open = if self.ephemeral { open.ephemeral() } else { open };
@@ -151,6 +159,7 @@ impl Client {
             lock_delay: Duration::ZERO,
             ephemeral: false,
             parents: false,
+            read: false,
             contents: Bytes::new(),
         }
     }
@@ -194,13 +203,16 @@ impl Lock {
         self.handle.lost().await
     }
 
-    /// A watch that tells when somebody waits for the lock, so that one who keeps it for later gives it back
-    /// (spec L-7).
+    /// Tells when somebody waits for the lock, also if that one came before, so that one who keeps it for later gives it
+    /// back (spec L-7).
     ///
     /// # Errors
-    /// As [`Client::watch`].
-    pub async fn wanted(&self) -> Result<Watch, Error> {
-        self.handle.watch().kinds([EventKind::LockWanted]).await
+    /// As [`Client::watch`], which needs the right to read the node, and [`Client::list_locks`].
+    pub async fn wanted(&self) -> Result<Wanted, Error> {
+        let watch = self.handle.watch().kinds([EventKind::LockWanted]).await?;
+        let locks = self.handle.client().list_locks(self.handle.path(), "", 1).await?.locks;
+        let already = locks.iter().any(|lock| lock.path == self.handle.path() && lock.waiter_count > 0);
+        Ok(Wanted { watch, already })
     }
 
     /// Gives it back, and so to the next who waits.
@@ -209,5 +221,27 @@ impl Lock {
     /// As [`Handle::release`]: that it was lost before.
     pub async fn release(self) -> Result<(), Error> {
         self.handle.release().await
+    }
+}
+
+/// Tells when a lock is wanted; made by [`Lock::wanted`].
+#[derive(Debug)]
+pub struct Wanted {
+    watch: Watch,
+    /// Somebody waited when it began.
+    already: bool,
+}
+
+impl Wanted {
+    /// Waits until somebody waits for the lock: at first at once if somebody does already, then for each one that comes;
+    /// of those that were not told apart for a gap, once. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`Watch::next`].
+    pub async fn next(&mut self) -> Result<(), Error> {
+        if !std::mem::take(&mut self.already) {
+            self.watch.next().await?;
+        }
+        Ok(())
     }
 }

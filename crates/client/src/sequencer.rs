@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::admin::done;
 use crate::client::Client;
 use crate::error::Error;
+use crate::names::canonical;
 
 /// A lock as it was acquired. As text it is `<path>#x<instance>.<generation>`, with `#s` for a shared lock.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -127,6 +128,7 @@ pub struct SequencerCheck {
     by_use: BTreeMap<u64, String>,
     uses: u64,
     limit: usize,
+    cell: String,
 }
 
 impl Default for SequencerCheck {
@@ -141,7 +143,20 @@ impl SequencerCheck {
     /// sequencer of it would be let in again: choose a limit above the number of locks there are.
     #[must_use]
     pub fn with_limit(limit: usize) -> Self {
-        Self { newest: HashMap::new(), by_use: BTreeMap::new(), uses: 0, limit: limit.max(1) }
+        Self {
+            newest: HashMap::new(),
+            by_use: BTreeMap::new(),
+            uses: 0,
+            limit: limit.max(1),
+            cell: String::new(),
+        }
+    }
+
+    /// For the locks of this cell: `/ls/<cell>/a` is the lock `/a`, as `/ls/local/a` is in any case.
+    #[must_use]
+    pub fn of_cell(mut self, cell: impl Into<String>) -> Self {
+        self.cell = cell.into();
+        self
     }
 
     /// Lets the newest in, and notes it.
@@ -150,7 +165,8 @@ impl SequencerCheck {
     /// [`StaleSequencer`] for one that is older than the newest seen.
     pub fn admit(&mut self, sequencer: &Sequencer) -> Result<(), StaleSequencer> {
         let age = |sequencer: &Sequencer| (sequencer.instance, sequencer.generation);
-        let before = self.newest.get(&sequencer.path);
+        let lock = canonical(&sequencer.path, &self.cell);
+        let before = self.newest.get(&lock);
         if let Some((newest, used)) = before {
             if age(sequencer) < age(newest) {
                 return Err(StaleSequencer { stale: sequencer.clone(), newest: newest.clone() });
@@ -162,8 +178,8 @@ impl SequencerCheck {
             self.newest.remove(&oldest);
         }
         self.uses += 1;
-        self.by_use.insert(self.uses, sequencer.path.clone());
-        self.newest.insert(sequencer.path.clone(), (sequencer.clone(), self.uses));
+        self.by_use.insert(self.uses, lock.clone());
+        self.newest.insert(lock, (sequencer.clone(), self.uses));
         Ok(())
     }
 }
@@ -206,6 +222,19 @@ mod tests {
             assert_eq!((stale.stale, stale.newest), (sequencer(text), sequencer("/a#x9.1")));
         }
         check.admit(&sequencer("/b#s1.1")).unwrap();
+    }
+
+    /// Spec L-4: a lock is the same one by each of its names.
+    #[test]
+    fn another_name_is_no_other_lock() {
+        let mut check = SequencerCheck::default().of_cell("berlin");
+        for text in ["/a#x5.1", "/ls/local/a#x5.2", "/ls/berlin/a#x5.3"] {
+            check.admit(&sequencer(text)).unwrap();
+        }
+        for text in ["/a#x5.2", "/ls/local/a#x5.2", "/ls/berlin/a#x5.2"] {
+            check.admit(&sequencer(text)).unwrap_err();
+        }
+        check.admit(&sequencer("/ls/paris/a#x1.1")).unwrap();
     }
 
     /// Spec L-4: the memory is bounded, and the lock least asked for is forgotten.

@@ -65,6 +65,13 @@ pub(crate) struct View {
     pub(crate) channel: Option<Channel>,
 }
 
+impl View {
+    /// The session is over; the cell is the same for ever.
+    pub(crate) fn clear(&mut self) {
+        *self = Self { cell: std::mem::take(&mut self.cell), ..Self::default() };
+    }
+}
+
 /// What the task shares with the application's side.
 #[derive(Clone)]
 pub(crate) struct Common {
@@ -112,6 +119,8 @@ pub(crate) struct Session {
     closes: Vec<(u64, Option<oneshot::Sender<()>>)>,
     /// Calls of the task's own.
     background: VecDeque<FollowUp>,
+    /// The same, made once and refused for a time.
+    again: VecDeque<Call>,
     budget: RetryBudget,
     random: StdRng,
     addresses: Addresses,
@@ -133,6 +142,8 @@ pub(crate) struct Session {
     /// Attempts that failed since a link last proved itself.
     failures: usize,
     next_attempt: Instant,
+    /// What the last replica said that will not have this client, since one last had it.
+    refusal: Option<v1::Failure>,
     leader: Option<v1::Leader>,
     next_move: Instant,
 
@@ -185,6 +196,7 @@ impl Session {
             wishes: Vec::new(),
             closes: Vec::new(),
             background: VecDeque::new(),
+            again: VecDeque::new(),
             budget: RetryBudget::new(now),
             random,
             addresses,
@@ -200,6 +212,7 @@ impl Session {
             proved: false,
             failures: 0,
             next_attempt: now,
+            refusal: None,
             leader: None,
             next_move: now,
             heard: now,
@@ -299,7 +312,7 @@ impl Session {
 
     /// Whether nothing needs the session (spec S-1).
     fn is_idle(&self) -> bool {
-        let waiting = self.closes.is_empty() && self.background.is_empty();
+        let waiting = self.closes.is_empty() && self.background.is_empty() && self.again.is_empty();
         waiting && self.calls.is_empty() && self.watches.is_empty() && self.handles.is_empty()
     }
 
@@ -428,7 +441,7 @@ impl Drop for Session {
         self.handles.session_over(&Ended::ClientClosed);
         self.calls.fail_all(Error::closed);
         self.watches.fail_all(&Error::closed(false));
-        *self.view.lock() = View::default();
+        self.view.lock().clear();
     }
 }
 

@@ -120,16 +120,22 @@ impl Watches {
 
     /// A new connection knows of no watch.
     pub(crate) fn connection_lost(&mut self) {
-        let whole = std::mem::take(&mut self.whole);
-        for watch in self.table.values_mut() {
-            // What was said before it began says nothing of it.
-            if watch.begun.take().is_some_and(|when| self.vouched > when) {
-                watch.whole = watch.whole.max(whole);
-            }
-        }
+        self.note_whole();
+        self.whole = 0;
+        self.table.values_mut().for_each(|watch| watch.begun = None);
         self.to_begin = self.table.keys().copied().collect();
         self.to_end.clear();
         self.rested = None;
+    }
+
+    /// What the cell said for all watches, noted for each.
+    fn note_whole(&mut self) {
+        for watch in self.table.values_mut() {
+            // What was said before it began says nothing of it.
+            if watch.begun.is_some_and(|when| self.vouched > when) {
+                watch.whole = watch.whole.max(self.whole);
+            }
+        }
     }
 
     pub(crate) fn has_unsent(&self) -> bool {
@@ -171,8 +177,15 @@ impl Watches {
                 }
             }
         }
-        self.whole = self.whole.max(revision);
-        self.vouched += u64::from(revision > 0);
+        if revision == 0 {
+            return;
+        }
+        if revision < self.whole {
+            // It goes back when a watch begins in the past: of the others it was said before.
+            self.note_whole();
+        }
+        self.whole = revision;
+        self.vouched += 1;
     }
 
     fn stands(&mut self, state: v1::WatchState, now: Instant) {
@@ -213,5 +226,39 @@ impl Watches {
     pub(crate) fn fail_all(&mut self, error: &Error) {
         self.table.drain().for_each(|(_, watch)| watch.inbox.end(error.clone()));
         *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begun(number: u64, revision: u64) -> v1::WatchState {
+        v1::WatchState { number, revision, ..Default::default() }
+    }
+
+    fn resumes_after(watches: &mut Watches) -> Vec<(u64, Option<u64>)> {
+        let (batch, _) = watches.next_batch();
+        batch.into_iter().map(|watch| (watch.number, watch.after_revision)).collect()
+    }
+
+    /// Spec E-3: a watch that begins in the past takes the cell's word back to there, and misses nothing of it when the
+    /// connection breaks before all was told.
+    #[test]
+    fn a_watch_that_begins_in_the_past_misses_nothing() {
+        let (mut watches, now) = (Watches::default(), Instant::now());
+        let inbox = || Arc::new(Inbox::new(10));
+        watches.begin(1, Interest { path: "/a".into(), ..Interest::default() }, inbox());
+        assert_eq!(resumes_after(&mut watches), [(1, None)]);
+        watches.replied(Vec::new(), vec![begun(1, 900)], 0, now);
+        watches.replied(Vec::new(), Vec::new(), 1000, now);
+        watches.begin(2, Interest { path: "/b".into(), after: Some(500), ..Interest::default() }, inbox());
+        assert_eq!(resumes_after(&mut watches), [(2, Some(500))]);
+        watches.replied(Vec::new(), vec![begun(2, 500)], 0, now);
+        let event =
+            v1::Event { revision: 600, path: "/b".into(), kind: 2, watches: vec![2], ..Default::default() };
+        watches.replied(vec![event], Vec::new(), 600, now);
+        watches.connection_lost();
+        assert_eq!(resumes_after(&mut watches), [(1, Some(1000)), (2, Some(600))]);
     }
 }

@@ -296,6 +296,44 @@ fn a_full_disk_does_not_tell_that_an_earlier_copy_was_not_done() {
     assert!(!error_of(&mut answer).may_have_been_done());
 }
 
+/// Spec S-6: what is to be taken back is tried for as long as it takes, and holds nothing up meanwhile.
+#[test]
+fn a_lasting_call_that_was_not_done_leaves_the_window() {
+    let mut bench = Bench::new();
+    let release = v1::operation::Operation::Release(v1::Release { handle: 1 });
+    let operation = v1::Operation { operation: Some(release) };
+    let (deadline, lasting) = (bench.now + FAR, Lasting::Always);
+    let (size, has_effect, grip, session, reply) = (9, true, None, None, Reply::Nobody);
+    let allowed = ALLOWED;
+    bench.calls.submit(Call {
+        operation,
+        size,
+        has_effect,
+        deadline,
+        allowed,
+        grip,
+        session,
+        lasting,
+        reply,
+    });
+    let _write = bench.write();
+    assert_eq!(bench.sent(), [1, 2]);
+    bench.refuse(1, Code::NoSpace, false);
+    bench.value(2, 1);
+    assert_eq!((bench.calls.confirmed(), bench.calls.take_released()), (2, 2));
+    assert!(!bench.calls.is_empty() && !bench.calls.awaits_answers());
+    assert!(bench.calls.take_rested(bench.now).is_empty(), "it rests");
+    bench.advance(LASTING_REST);
+    let rested = bench.calls.take_rested(bench.now);
+    rested.into_iter().for_each(|call| bench.calls.submit(call));
+    assert_eq!(bench.sent(), [3]);
+    bench.refuse(3, Code::NoSpace, true);
+    bench.advance(LASTING_REST);
+    assert_eq!(bench.sent(), [3], "perhaps done: it keeps its number");
+    bench.answer(3, v1::outcome::Outcome::Done(v1::Done {}));
+    assert!(bench.calls.is_empty());
+}
+
 /// Whatever happens in whatever order: each caller gets one answer, and each place comes back once.
 #[test]
 fn no_call_and_no_place_is_lost() {

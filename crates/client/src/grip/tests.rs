@@ -1,5 +1,7 @@
 //! Tests of a handle's place at its lock: no connection, only what was asked, answered and told.
 
+use std::collections::VecDeque;
+
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -52,7 +54,7 @@ fn release() -> Op {
 fn asking(shared: bool) -> Grip {
     let grip = grip();
     grip.want(shared).unwrap();
-    assert_eq!(grip.step(shared), Step::Ask);
+    assert!(matches!(grip.step(shared), Step::Ask(_)));
     grip.queue(&v1::Operation { operation: Some(acquire()) });
     grip
 }
@@ -62,7 +64,7 @@ fn given_back(generation: u64, shared: bool) -> Grip {
     let grip = asking(shared);
     let held = state(v1::handle_state::Place::Holding, generation, shared);
     assert_eq!(answer(&grip, acquire(), held), None);
-    assert!(grip.keep());
+    assert!(grip.keep().is_some());
     assert_eq!(grip.give_back(), Some(release()));
     grip.answered(&v1::Operation { operation: Some(release()) }, &Ok(Outcome::Done(v1::Done {})));
     assert_eq!(grip.now().place, Place::Apart);
@@ -77,7 +79,7 @@ fn a_lock_is_had_by_answer_or_by_word() {
     assert_eq!(answer(&grip, acquire(), waiting()), None);
     assert_eq!(grip.told(holding(3)), None);
     assert_eq!(grip.step(false), Step::Held(3));
-    assert!(grip.keep());
+    assert!(grip.keep().is_some());
     assert!(matches!(grip.want(true), Err(Error::LockInUse { .. })));
     grip.want(false).unwrap();
     assert_eq!(grip.step(false), Step::Held(3), "asked again it is the same lock");
@@ -97,7 +99,7 @@ fn the_word_may_come_before_the_answer() {
 fn an_old_word_gives_no_lock() {
     let grip = given_back(3, false);
     grip.want(false).unwrap();
-    assert_eq!(grip.step(false), Step::Ask);
+    assert!(matches!(grip.step(false), Step::Ask(_)));
     assert_eq!(grip.told(holding(2)), None);
     assert_eq!(grip.step(false), Step::Wait);
     assert_eq!(answer(&grip, acquire(), waiting()), None);
@@ -115,7 +117,7 @@ fn in_doubt_the_cell_is_asked() {
     for before_the_answer in [true, false] {
         let grip = given_back(3, true);
         grip.want(true).unwrap();
-        assert_eq!(grip.step(true), Step::Ask);
+        assert!(matches!(grip.step(true), Step::Ask(_)));
         let asked = if before_the_answer {
             assert_eq!(grip.told(told), None);
             answer(&grip, acquire(), waiting())
@@ -164,7 +166,7 @@ fn one_may_come_while_another_leaves() {
     grip.want(false).unwrap();
     assert_eq!(grip.step(false), Step::Wait);
     assert_eq!(answer(&grip, cancel(), apart()), None);
-    assert_eq!(grip.step(false), Step::Ask);
+    assert!(matches!(grip.step(false), Step::Ask(_)));
 
     let grip = asking(false);
     answer(&grip, acquire(), waiting());
@@ -188,16 +190,105 @@ fn two_may_want_the_same() {
 /// One who asked and left before the question was on its way leaves the asking to the others.
 #[test]
 fn a_question_that_was_never_put_is_put_by_another() {
+    let ask = |grip: &Grip| match grip.step(false) {
+        Step::Ask(question) => question,
+        step => panic!("{step:?}"),
+    };
     let grip = grip();
     grip.want(false).unwrap();
     grip.want(false).unwrap();
-    assert_eq!(grip.step(false), Step::Ask);
-    grip.unask();
+    let first = ask(&grip);
+    grip.unask(first);
     grip.unwant();
-    assert_eq!(grip.step(false), Step::Ask);
+    let second = ask(&grip);
+    grip.unask(first);
+    assert_eq!(grip.step(false), Step::Wait, "only its own is taken back");
     grip.queue(&v1::Operation { operation: Some(acquire()) });
-    grip.unask();
+    grip.unask(second);
     assert_eq!(grip.step(false), Step::Wait, "it was put");
+}
+
+fn shared_holding(generation: u64) -> v1::HandleState {
+    state(v1::handle_state::Place::Holding, generation, true)
+}
+
+/// Spec L-2: a shared lock that comes for one who is gone is none for one who wants it alone.
+#[test]
+fn a_shared_lock_is_never_taken_for_an_exclusive_one() {
+    // Asked in the other mode, before there was an answer.
+    let grip = asking(true);
+    assert_eq!(grip.unwant(), None);
+    grip.want(false).unwrap();
+    assert!(matches!(grip.want(true), Err(Error::LockInUse { .. })));
+    assert_eq!(grip.step(false), Step::Wait);
+    assert_eq!(answer(&grip, acquire(), shared_holding(3)), Some(release()));
+    assert_eq!(grip.step(false), Step::Wait);
+    assert_eq!(grip.keep(), None);
+    assert_eq!(answer(&grip, release(), apart()), None);
+    assert!(matches!(grip.step(false), Step::Ask(_)));
+    assert_eq!(answer(&grip, acquire(), holding(4)), None);
+    assert_eq!((grip.step(false), grip.keep()), (Step::Held(4), Some((4, false))));
+
+    // The wait in the other mode was being cancelled.
+    let grip = asking(true);
+    answer(&grip, acquire(), state(v1::handle_state::Place::Waiting, 0, true));
+    assert_eq!(grip.unwant(), Some(cancel()));
+    grip.want(false).unwrap();
+    assert!(matches!(grip.want(true), Err(Error::LockInUse { .. })), "one mode at a time");
+    assert_eq!(answer(&grip, cancel(), shared_holding(3)), Some(release()));
+    assert_eq!((grip.step(false), grip.keep()), (Step::Wait, None));
+
+    // A wait in the other mode, told while it was asked for.
+    let grip = asking(true);
+    grip.unwant();
+    grip.want(false).unwrap();
+    assert_eq!(grip.told(shared_holding(3)), Some(release()));
+    assert_eq!((grip.step(false), grip.keep()), (Step::Wait, None));
+}
+
+/// Spec S-6, L-6: an answer that the cell has kept from before a connection broke may speak of what is over.
+#[test]
+fn a_kept_answer_is_not_believed() {
+    for kept in [holding(3), waiting()] {
+        let grip = asking(false);
+        grip.reconnected();
+        assert_eq!(answer(&grip, acquire(), kept), Some(acquire()), "asked anew, once");
+        assert_eq!(grip.step(false), Step::Wait);
+        assert_eq!(answer(&grip, acquire(), holding(5)), None);
+        assert_eq!(grip.step(false), Step::Held(5));
+
+        let grip = asking(false);
+        grip.unwant();
+        grip.reconnected();
+        assert_eq!(answer(&grip, acquire(), kept), Some(cancel()), "nobody wants it");
+        assert_eq!(answer(&grip, cancel(), holding(5)), Some(release()));
+    }
+    let grip = asking(false);
+    answer(&grip, acquire(), waiting());
+    grip.unwant();
+    grip.want(false).unwrap();
+    grip.reconnected();
+    assert_eq!(answer(&grip, cancel(), holding(3)), Some(cancel()));
+    assert_eq!(grip.step(false), Step::Wait);
+    assert_eq!(answer(&grip, cancel(), apart()), None);
+    assert!(matches!(grip.step(false), Step::Ask(_)));
+
+    let told = asking(false);
+    told.reconnected();
+    told.told(holding(4));
+    assert_eq!(answer(&told, acquire(), waiting()), None, "the new connection has said it");
+    assert_eq!(told.step(false), Step::Held(4));
+}
+
+/// What the cell says of a handle that should not be at the lock is ended; an old word is none of that.
+#[test]
+fn what_should_not_be_is_ended() {
+    assert_eq!(grip().told(waiting()), Some(cancel()));
+    assert_eq!(grip().told(holding(1)), Some(release()));
+    assert_eq!(given_back(3, false).told(holding(3)), None);
+    let ended = grip();
+    ended.end(Ended::Revoked, LostReason::HandleClosed);
+    assert_eq!(ended.told(waiting()), None);
 }
 
 /// Spec L-6: on a new connection the cell says what is held; what it doesn't say it is asked for.
@@ -210,13 +301,18 @@ fn a_new_connection_confirms_or_is_asked() {
     let held = || {
         let grip = asking(false);
         answer(&grip, acquire(), holding(3));
-        assert!(grip.keep());
+        assert!(grip.keep().is_some());
         grip.reconnected();
         grip
     };
     let confirmed = held();
     confirmed.told(holding(3));
     assert_eq!(confirmed.look(), None);
+    let confirmed = held();
+    assert_eq!(confirmed.look(), Some(look.clone()));
+    let sequencer = Outcome::Sequencer(v1::Sequencer::default());
+    confirmed.answered(&v1::Operation { operation: Some(look.clone()) }, &Ok(sequencer));
+    assert_eq!(confirmed.look(), None, "it was said");
     let lost = held();
     assert_eq!(lost.look(), Some(look.clone()));
     let error = Error::NodeDeleted { message: "gone".into() };
@@ -259,22 +355,33 @@ fn an_end_is_an_end() {
 /// The cell's lock, and all that is on its way.
 struct Bench {
     grip: Grip,
-    /// The handle's place in the cell.
+    /// The handle's place in the cell, and its mode.
     truth: Place,
+    shared: bool,
     generation: u64,
     /// Asked, and not done yet; done, and not answered yet; told.
-    asked: std::collections::VecDeque<Op>,
-    answers: std::collections::VecDeque<(Op, v1::HandleState)>,
-    told: std::collections::VecDeque<v1::HandleState>,
+    asked: VecDeque<Op>,
+    answers: VecDeque<(Op, v1::HandleState)>,
+    told: VecDeque<v1::HandleState>,
+    /// In which mode somebody wants the lock, or has it.
+    wanted: Option<bool>,
+    kept: Option<bool>,
 }
 
 impl Bench {
+    fn new() -> Self {
+        let (asked, answers, told) = Default::default();
+        let (truth, generation, shared) = (Place::Apart, 0, false);
+        Self { grip: grip(), truth, shared, generation, asked, answers, told, wanted: None, kept: None }
+    }
+
     fn place(&self) -> v1::HandleState {
-        match self.truth {
-            Place::Waiting => waiting(),
-            Place::Holding { generation } => holding(generation),
-            _ => apart(),
-        }
+        let (place, generation) = match self.truth {
+            Place::Waiting => (v1::handle_state::Place::Waiting, 0),
+            Place::Holding { generation } => (v1::handle_state::Place::Holding, generation),
+            _ => (v1::handle_state::Place::Apart, 0),
+        };
+        state(place, generation, self.shared)
     }
 
     fn grant(&mut self) {
@@ -288,7 +395,10 @@ impl Bench {
     fn perform(&mut self) {
         let Some(operation) = self.asked.pop_front() else { return };
         match (&operation, self.truth) {
-            (Op::Acquire(_), Place::Apart) => self.truth = Place::Waiting,
+            (Op::Acquire(acquire), Place::Apart) => {
+                (self.truth, self.shared) = (Place::Waiting, acquire.shared);
+            }
+            (Op::Acquire(acquire), _) => assert_eq!(acquire.shared, self.shared, "the cell refuses it"),
             (Op::CancelAcquire(_), Place::Waiting) | (Op::Release(_), Place::Holding { .. }) => {
                 self.truth = Place::Apart;
             }
@@ -296,60 +406,71 @@ impl Bench {
         }
         self.answers.push_back((operation, self.place()));
     }
+
+    /// A new connection tells the state as it is, and answers from before again.
+    fn reconnect(&mut self) {
+        self.grip.reconnected();
+        self.told = VecDeque::from([self.place()]);
+    }
+
+    /// Somebody who wants the lock goes on.
+    fn step(&mut self, shared: bool) -> Option<Op> {
+        match self.grip.step(shared) {
+            Step::Ask(_) => return Some(Op::Acquire(v1::Acquire { handle: HANDLE, shared, wait: true })),
+            Step::Held(_) => {
+                let (_, mode) = self.grip.keep().expect("nobody else is there");
+                assert_eq!(mode, shared);
+                (self.kept, self.wanted) = (Some(shared), None);
+            }
+            Step::Wait => {}
+        }
+        None
+    }
+
+    fn event(&mut self, random: &mut StdRng, stops: bool) -> Option<Op> {
+        match (random.random_range(0..9), self.wanted) {
+            (0, None) if self.kept.is_none() && !stops => {
+                let mode = random.random();
+                self.grip.want(mode).unwrap();
+                self.wanted = Some(mode);
+            }
+            (1, Some(mode)) if !stops => return self.step(mode),
+            (2, Some(_)) if stops || random.random_bool(0.3) => {
+                self.wanted = None;
+                return self.grip.unwant();
+            }
+            (3, _) if stops || random.random_bool(0.5) => {
+                self.kept.take()?;
+                return self.grip.give_back();
+            }
+            (4, _) => self.perform(),
+            (5, _) => self.grant(),
+            (6, _) => {
+                let (asked, state) = self.answers.pop_front()?;
+                return answer(&self.grip, asked, state);
+            }
+            (7, _) => return self.told.pop_front().and_then(|state| self.grip.told(state)),
+            (8, _) if !stops && random.random_bool(0.1) => self.reconnect(),
+            _ => {}
+        }
+        None
+    }
 }
 
-/// Whatever the order of answers, words and wishes: who believes to hold the lock holds it, and in the end nothing is
-/// held or waited for that nobody wants (spec H-4, L-2).
+/// Whatever the order of answers, words and wishes, in whichever mode: who believes to hold the lock holds it so, and in
+/// the end nothing is held or waited for that nobody wants (spec H-4, L-2).
 #[test]
 fn belief_and_truth_agree() {
-    for seed in 0..2000 {
-        let mut random = StdRng::seed_from_u64(seed);
-        let (grip, truth) = (grip(), Place::Apart);
-        let (asked, answers, told) = Default::default();
-        let mut bench = Bench { grip, truth, generation: 0, asked, answers, told };
-        let (mut wanted, mut kept) = (false, false);
+    for seed in 0..3000 {
+        let (mut random, mut bench) = (StdRng::seed_from_u64(seed), Bench::new());
         for round in 0..600 {
-            let stops = round > 200;
-            let follow_up = match random.random_range(0..8) {
-                0 if !wanted && !kept && !stops => {
-                    wanted = bench.grip.want(false).is_ok();
-                    None
-                }
-                1 if wanted && !stops => match bench.grip.step(false) {
-                    Step::Ask => Some(acquire()),
-                    Step::Held(_) => {
-                        kept = bench.grip.keep();
-                        wanted &= !kept;
-                        None
-                    }
-                    Step::Wait => None,
-                },
-                2 if wanted && (stops || random.random_bool(0.3)) => {
-                    wanted = false;
-                    bench.grip.unwant()
-                }
-                3 if kept && (stops || random.random_bool(0.5)) => {
-                    kept = false;
-                    bench.grip.give_back()
-                }
-                4 => {
-                    bench.perform();
-                    None
-                }
-                5 => {
-                    bench.grant();
-                    None
-                }
-                6 => bench.answers.pop_front().and_then(|(asked, state)| answer(&bench.grip, asked, state)),
-                7 => bench.told.pop_front().and_then(|state| bench.grip.told(state)),
-                _ => None,
-            };
-            if let Some(operation) = follow_up {
+            if let Some(operation) = bench.event(&mut random, round > 200) {
                 bench.grip.queue(&v1::Operation { operation: Some(operation.clone()) });
                 bench.asked.push_back(operation);
             }
-            if kept {
+            if let Some(mode) = bench.kept {
                 assert!(matches!(bench.truth, Place::Holding { .. }), "seed {seed}: believes to hold it");
+                assert_eq!(mode, bench.shared, "seed {seed}");
             }
         }
         assert_eq!((bench.truth, bench.grip.now().place), (Place::Apart, Place::Apart), "seed {seed}");

@@ -41,11 +41,11 @@ impl Drop for Wanting<'_> {
 }
 
 /// One who asks the cell for the lock.
-struct Asking<'a>(&'a Handle);
+struct Asking<'a>(&'a Handle, u64);
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        self.0.grip.unask();
+        self.0.grip.unask(self.1);
     }
 }
 
@@ -98,15 +98,17 @@ impl Handle {
         let mut wanting = Wanting { handle: self, kept: false };
         let mut changes = self.grip.changes();
         loop {
-            self.grip.check()?;
+            // First, so that a change after the look wakes.
             changes.mark_unchanged();
+            self.grip.check()?;
             match self.grip.step(shared) {
-                Step::Held(generation) if self.grip.keep() => {
-                    wanting.kept = true;
-                    return Ok(Some(self.held(generation, shared)));
+                Step::Held(_) => {
+                    if let Some((generation, shared)) = self.grip.keep() {
+                        wanting.kept = true;
+                        return Ok(Some(self.held(generation, shared)));
+                    }
                 }
-                Step::Held(_) => {}
-                Step::Ask => match self.ask(shared, wait).await {
+                Step::Ask(question) => match self.ask(question, shared, wait).await {
                     Err(Error::LockHeld { .. }) if !wait => return Ok(None),
                     asked => asked?,
                 },
@@ -119,8 +121,8 @@ impl Handle {
         }
     }
 
-    async fn ask(&self, shared: bool, wait: bool) -> Result<(), Error> {
-        let _asking = Asking(self);
+    async fn ask(&self, question: u64, shared: bool, wait: bool) -> Result<(), Error> {
+        let _asking = Asking(self, question);
         let acquire = v1::Acquire { handle: self.grip.handle, shared, wait };
         // What it gave is in the handle's state by now.
         self.call(Op::Acquire(acquire)).await.map(drop)

@@ -1,16 +1,19 @@
 //! Barriers: all begin together, and all end together.
 
 use crate::client::Client;
+use crate::counter::Counter;
 use crate::error::Error;
 use crate::files::Kind;
 use crate::handle::Handle;
+use crate::txn::{Guard, TxnOp};
 use crate::watch::{EventKind, Watch};
 
 /// A double barrier for a number of parties; made by [`Client::barrier`].
 ///
 /// * Nobody's [`Barrier::enter`] ends before so many have entered, nobody's [`Entered::leave`] before all have left.
 /// * A party whose session ends has left, also before the others came: then another one is waited for.
-/// * All that it is of is ephemeral: afterwards it can be used again.
+/// * Afterwards it can be used again. All that it is of is ephemeral, but for one counter: the last round that was
+///   complete. It stays, so that one who hears of it late still knows.
 /// * A party is woken once to enter and once to leave.
 #[derive(Clone, Debug)]
 pub struct Barrier {
@@ -24,7 +27,6 @@ pub struct Barrier {
 pub struct Entered {
     round: Handle,
     member: Handle,
-    ready: Option<Handle>,
 }
 
 impl Client {
@@ -40,23 +42,48 @@ impl Barrier {
     /// # Errors
     /// As [`Client::open`] and [`Client::watch`].
     pub async fn enter(&self) -> Result<Entered, Error> {
-        let path = format!("{}/round", self.path);
-        let round = self.client.open(&*path).read().write().create();
+        let round = self.client.open(format!("{}/round", self.path)).read().write().create();
         let round = round.kind(Kind::Directory).ephemeral().parents().await?;
-        let mut told = self.client.watch(format!("{path}/ready")).kinds([EventKind::Created]).await?;
+        let complete = self.client.counter(format!("{}/complete", self.path));
+        let kinds = [EventKind::Created, EventKind::CounterChanged];
+        let mut told = self.client.watch(complete.path()).kinds(kinds).await?;
         let name = format!("party-{}", round.number());
         let member = round.open(name).write().create_new().ephemeral().await?;
-        let full = round.stat().await?.children >= self.parties;
-        let ready = round.open("ready").read();
-        let ready = match if full { ready.create().ephemeral() } else { ready }.await {
-            Err(Error::NotFound { .. }) => {
-                told.next().await?;
-                // It may be gone again, if the others are fast; it has served its end.
-                round.open("ready").read().await.ok()
+        // Rounds are told apart by the instances of their directory, which grow.
+        let number = round.instance().cast_signed();
+        if round.stat().await?.children >= self.parties {
+            self.complete(&complete, number).await?;
+        }
+        while last(&complete).await?.is_none_or(|last| last < number) {
+            told.next().await?;
+        }
+        Ok(Entered { round, member })
+    }
+
+    /// Says that the round is complete. It never goes back: one who is slow may say it of an old round.
+    async fn complete(&self, complete: &Counter, number: i64) -> Result<(), Error> {
+        loop {
+            match last(complete).await? {
+                Some(last) if last >= number => return Ok(()),
+                Some(last) => match complete.compare_and_reset(last, number).await {
+                    Err(Error::ValueMismatch { .. }) => {}
+                    set => return set.map(drop),
+                },
+                None => {
+                    let path = complete.path();
+                    let set = TxnOp::reset_counter(path, number);
+                    self.client.txn().when([Guard::absent(path)]).then([set]).commit().await?;
+                }
             }
-            ready => Some(ready?),
-        };
-        Ok(Entered { round, member, ready })
+        }
+    }
+}
+
+/// The last complete round.
+async fn last(complete: &Counter) -> Result<Option<i64>, Error> {
+    match complete.get().await {
+        Err(Error::NotFound { .. }) => Ok(None),
+        last => last.map(Some),
     }
 }
 
@@ -66,12 +93,11 @@ impl Entered {
     /// # Errors
     /// As [`Client::watch`]; the party has left all the same.
     pub async fn leave(self) -> Result<(), Error> {
-        let Self { round, member, ready } = self;
+        let Self { round, member } = self;
         let client = round.client().clone();
         let (path, instance) = (round.path().to_owned(), round.instance());
         let gone: Watch = client.watch(&*path).kinds([EventKind::Deleted]).await?;
         member.close().await;
-        drop(ready);
         round.close().await;
         wait_until_gone(&client, &path, instance, gone).await
     }

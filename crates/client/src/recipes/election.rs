@@ -76,8 +76,9 @@ impl Election {
             file => file?,
         };
         let Some((term, value)) = parse(&file.contents) else { return Ok(None) };
+        let path = self.client.canonical(&self.path);
         let locks = self.client.list_locks(&*self.path, "", 1).await?.locks;
-        let lock = locks.into_iter().find(|lock| lock.path == self.path && lock.generation == term);
+        let lock = locks.into_iter().find(|lock| lock.path == path && lock.generation == term);
         let holder = lock.and_then(|lock| lock.holders.into_iter().next());
         Ok(holder.map(|holder| Elected { term, value, session: holder.session }))
     }
@@ -90,7 +91,7 @@ impl Election {
         use EventKind::{ContentsModified, Created, Deleted, LockLost, LockReleased};
         let kinds = [Created, ContentsModified, Deleted, LockReleased, LockLost];
         let watch = self.client.watch(&*self.path).kinds(kinds).await?;
-        Ok(Observer { election: self.clone(), watch, told: None })
+        Ok(Observer { election: self.clone(), watch, told: None, look: true })
     }
 }
 
@@ -100,19 +101,24 @@ pub struct Observer {
     election: Election,
     watch: Watch,
     told: Option<Option<Elected>>,
+    /// Something has happened since it last looked.
+    look: bool,
 }
 
 impl Observer {
     /// Who leads: at first at once, then when it has changed. One that is asked seldom misses those in between.
+    /// Cancel-safe.
     ///
     /// # Errors
     /// As [`Election::leader`] and [`Watch::next`].
     pub async fn next(&mut self) -> Result<Option<Elected>, Error> {
         loop {
-            if self.told.is_some() {
+            if !self.look {
                 self.watch.next().await?;
+                self.look = true;
             }
             let leader = self.election.leader().await?;
+            self.look = false;
             if self.told.as_ref() != Some(&leader) {
                 self.told = Some(leader.clone());
                 return Ok(leader);

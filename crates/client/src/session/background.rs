@@ -22,8 +22,9 @@ impl Session {
         }
         self.background.extend(self.calls.take_follow_ups());
         self.closes.extend(self.calls.take_orphans().into_iter().map(|handle| (handle, None)));
+        self.again.extend(self.calls.take_rested(now));
         let mut places = self.calls.take_released();
-        while !self.closes.is_empty() || !self.background.is_empty() {
+        while !self.closes.is_empty() || !self.background.is_empty() || !self.again.is_empty() {
             if places > 0 {
                 places -= 1;
             } else if !self.queue.try_place() {
@@ -37,6 +38,9 @@ impl Session {
     }
 
     fn own_call(&mut self, now: Instant) -> Option<Call> {
+        if let Some(call) = self.again.pop_front() {
+            return Some(call);
+        }
         let most = self.closes.len().min(MOST_CLOSED);
         let (handles, told): (Vec<_>, Vec<_>) = self.closes.drain(..most).unzip();
         let (operation, grip, reply) = if handles.is_empty() {

@@ -111,9 +111,22 @@ impl Session {
                     let told = now + Duration::from_millis(failure.retry_after_ms.into()).min(ROUND_REST.1);
                     self.next_attempt = self.next_attempt.max(told);
                 }
-                _ => self.refused_for_good(&failure, now),
+                _ => self.attempt_refused(&attempt, failure, now),
             },
         }
+    }
+
+    /// A replica may be set up wrongly, so the cell refuses this client only when all of it does.
+    fn attempt_refused(&mut self, attempt: &Attempt, failure: v1::Failure, now: Instant) {
+        self.attempt_failed(attempt, failure.message.clone(), now);
+        if attempt.moving {
+            return;
+        }
+        self.addresses.refused(&attempt.address, failure.message.clone());
+        if self.addresses.all_refuse() {
+            return self.refused_for_good(&failure, now);
+        }
+        self.refusal = Some(failure);
     }
 
     fn attempt_failed(&mut self, attempt: &Attempt, text: String, now: Instant) {
@@ -153,6 +166,8 @@ impl Session {
         self.background.extend(self.handles.told(handles));
         self.look_at = (!self.handles.is_empty()).then_some(now + LOOK_AFTER);
         self.addresses.settle(&link.address);
+        self.addresses.forget_refusals();
+        self.refusal = None;
         if !opened.members.is_empty() {
             self.addresses.members(opened.members.iter().map(|member| &*member.client_address));
         }

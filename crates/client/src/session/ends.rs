@@ -5,7 +5,7 @@ use std::time::Duration;
 use bramah_wire::v1;
 use tokio::time::Instant;
 
-use super::{Session, View, new_nonce};
+use super::{Session, new_nonce};
 use crate::error::Error;
 use crate::grip::Ended;
 use crate::session_events::SessionEvent;
@@ -29,7 +29,10 @@ impl Session {
             opening.allowed.as_secs_f64(),
             self.addresses.troubles()
         );
-        let error = Error::Unavailable { message, may_have_been_done: false, retry_after: Duration::ZERO };
+        let error = match self.refusal.take() {
+            Some(refusal) => Error::from_failure(refusal, false),
+            None => Error::Unavailable { message, may_have_been_done: false, retry_after: Duration::ZERO },
+        };
         let _ = opening.reply.send(Err(error));
         self.finished = true;
     }
@@ -103,10 +106,16 @@ impl Session {
 
     pub(super) fn session_over(&mut self, reason: &str, now: Instant) {
         let message = format!("session {} of cell {} is over: {reason}", self.id, self.cell);
-        if self.id != 0 {
-            self.tell(SessionEvent::Expired { session: self.id, reason: reason.to_owned() });
-        }
+        let session = self.id;
         self.forget_session(&message, now);
+        self.tell_expired(session, reason);
+    }
+
+    /// Once its handles are dead: who hears of it finds them so.
+    fn tell_expired(&self, session: u64, reason: &str) {
+        if session != 0 {
+            self.tell(SessionEvent::Expired { session, reason: reason.to_owned() });
+        }
     }
 
     fn forget_session(&mut self, message: &str, now: Instant) {
@@ -117,10 +126,13 @@ impl Session {
         };
         // Before the calls: who hears that the session expired must find its handles dead.
         self.handles.session_over(&end);
-        *self.view.lock() = View::default();
+        self.view.lock().clear();
         self.calls.session_lost(message);
         self.closes.clear();
         self.background.clear();
+        self.again.clear();
+        self.addresses.forget_refusals();
+        self.refusal = None;
         (self.jeopardy, self.look_at) = (false, None);
         self.id = 0;
         self.nonce = new_nonce(&mut self.random);
@@ -131,12 +143,11 @@ impl Session {
 
     /// The cell will not have this client at all: trying again is of no use.
     pub(super) fn refused_for_good(&mut self, failure: &v1::Failure, now: Instant) {
-        if self.id != 0 {
-            self.tell(SessionEvent::Expired { session: self.id, reason: failure.message.clone() });
-        }
+        let session = self.id;
         self.calls.fail_all(|uncertain| Error::from_failure(failure.clone(), uncertain));
         self.watches.fail_all(&Error::from_failure(failure.clone(), false));
         self.forget_session(&failure.message, now);
+        self.tell_expired(session, &failure.message);
         if let Some(opening) = self.opening.take() {
             let _ = opening.reply.send(Err(Error::from_failure(failure.clone(), false)));
             self.finished = true;

@@ -7,7 +7,7 @@ use bramah_wire::v1;
 use bramah_wire::v1::failure::Code;
 use tokio::time::{Instant, sleep};
 
-use crate::fake::{Act, Cell, LEASE, Open, expired, failure};
+use crate::fake::{Act, Cell, LEASE, Open, address, expired, failure, leader};
 
 /// Spec S-1, S-4: a lease is asked for every third of it, and counted with a margin.
 #[tokio::test(start_paused = true)]
@@ -170,6 +170,44 @@ async fn a_refusal_for_good_is_not_tried_again() {
     let error = cell.client().connect().await.unwrap_err();
     assert_eq!(error, Error::InvalidArgument { message: "a lease of 1 ms can't be".into() });
     assert!(start.elapsed() < Duration::from_millis(100));
+}
+
+/// A replica that is set up wrongly keeps nobody from the others: not at the beginning, not after a break, not on the
+/// way to the leader.
+#[tokio::test(start_paused = true)]
+async fn one_replica_that_refuses_is_not_the_cell() {
+    let cell = Cell::start(2).await;
+    let words = failure(Code::Unauthenticated, "a token of another cell");
+    let refuse = |replica| {
+        let always = std::iter::repeat_n(Open::Refuse(words.clone()), 100_000);
+        cell.behave(replica, |replica| replica.opens = always.collect());
+    };
+    refuse(1);
+    let client = cell.client().addresses([address(1), address(2)]).connect().await.unwrap();
+    assert_eq!(client.session().unwrap().replica, 2);
+    let session = client.session().unwrap().session;
+
+    cell.tell(2, &v1::SessionReply { leader: Some(leader(1, 5)), ..Default::default() });
+    sleep(Duration::from_secs(3)).await;
+    let info = client.session().expect("the session lives on");
+    assert_eq!((info.session, info.replica, info.connected), (session, 2, true));
+
+    cell.network.cut(&address(2));
+    assert_eq!(client.counter("/c").increment(1).await.unwrap(), 1);
+    assert_eq!(client.session().unwrap().session, session);
+
+    refuse(2);
+    cell.network.cut(&address(2));
+    let error = client.counter("/c").increment(1).await.unwrap_err();
+    assert!(error.to_string().contains("a token of another cell"), "{error}");
+    assert!(client.session().is_none(), "all refuse it");
+    let start = Instant::now();
+    let both = || cell.client().addresses([address(1), address(2)]);
+    let error = both().connect().await.unwrap_err();
+    assert!(matches!(error, Error::Unauthenticated { .. }) && start.elapsed() < Duration::from_millis(100));
+    cell.kill(2);
+    let error = both().deadline(Duration::from_secs(1)).connect().await.unwrap_err();
+    assert!(matches!(error, Error::Unauthenticated { .. }), "the cell's word in the end: {error}");
 }
 
 /// A refusal that may pass is tried again, and told if it doesn't.

@@ -207,3 +207,18 @@ async fn a_lock_that_was_lost_between_two_connections_is_noticed() {
     ));
     assert_eq!(cell.state().world.state(kept.handle().number()).place(), Place::Holding);
 }
+
+/// Spec L-1: a lock needs the right to write, and no other; who wants to read, too, says so. It has one name.
+#[tokio::test(start_paused = true)]
+async fn a_lock_is_opened_to_write() {
+    let (cell, client) = connected().await;
+    let lock = client.lock("/ls/fake/l").await.unwrap();
+    assert_eq!((lock.sequencer().path.as_str(), lock.handle().path()), ("/l", "/l"));
+    client.lock("/m").read().await.unwrap();
+    let state = cell.state();
+    let modes = state.world.done.iter().filter_map(|(_, _, operation)| match operation {
+        Op::OpenNode(open) => open.mode.map(|mode| (mode.read, mode.write)),
+        _ => None,
+    });
+    assert_eq!(modes.collect::<Vec<_>>(), [(false, true), (true, true)]);
+}

@@ -4,6 +4,7 @@ mod handles;
 mod listings;
 mod principals;
 mod raw;
+mod recipes;
 mod session;
 mod single_calls;
 mod watches;
