@@ -49,9 +49,10 @@ pub(crate) struct Leases {
 /// all, counted from the last time that another one grew, so it is there for as long as one that grew.
 struct Table {
     term: u64,
+    /// When this replica began to lead, or could have begun again.
     began: Instant,
     ends: HashMap<SessionId, Lease>,
-    /// The sessions that were there when the term began have their leases.
+    /// The sessions that were there when this replica began to lead, or led again after a loss, have their leases.
     surveyed: bool,
     strain: Strain,
     announcement: Option<SessionId>,
@@ -229,8 +230,31 @@ impl Leases {
         extended
     }
 
-    /// The sessions whose lease is over. In a new term all begin anew, at least as long as they may have been; `state`
-    /// must hold all that was done before. For `stood_still` nobody was heard, and nobody's lease ran.
+    /// What a look at the leases is due for. A leader that lost its majority heard nobody meanwhile, also if it leads
+    /// on in the same term: leases begin anew, as at a new leader.
+    fn look(&self, leadership: &mut watch::Receiver<Leadership>) -> Look {
+        let changed = leadership.has_changed().unwrap_or(true);
+        let (here, term) = {
+            let leadership = leadership.borrow_and_update();
+            (leadership.here, leadership.term)
+        };
+        let mut table = self.table.lock();
+        if planted::is(Bug::ExpiryByDeposedLeader) {
+            if !here || (table.term == term && table.surveyed) {
+                return Look::Expire(term);
+            }
+        } else if !here || changed {
+            (table.surveyed, table.began) = (false, Instant::now());
+        }
+        match here {
+            false => Look::Not,
+            true if table.term == term && table.surveyed => Look::Expire(term),
+            true => Look::Survey(term),
+        }
+    }
+
+    /// The sessions whose lease is over. In a new term, or after the lead was lost, all begin anew, at least as long as
+    /// they may have been; `state` must hold all that was done before. For `stood_still` nobody was heard, and nobody's lease ran.
     fn overdue(&self, term: u64, state: &State, stood_still: Duration) -> Vec<SessionId> {
         let mut table = self.table.lock();
         table.enter(term);
@@ -275,33 +299,35 @@ impl Leases {
     }
 }
 
+/// What a leader does about leases at a tick.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    /// This replica does not lead.
+    Not,
+    /// It has begun to lead in this term, or leads again: first it must see what was done before.
+    Survey(u64),
+    Expire(u64),
+}
+
 /// Proposes the end of sessions whose lease ran out, while this replica leads.
-pub(crate) async fn expire_sessions(cell: Cell, leadership: watch::Receiver<Leadership>) {
+pub(crate) async fn expire_sessions(cell: Cell, mut leadership: watch::Receiver<Leadership>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut surveyed = None;
     loop {
         let due = tick.tick().await;
-        let mut stood_still = due.elapsed();
-        let (here, term) = {
-            let leadership = leadership.borrow();
-            (leadership.here, leadership.term)
-        };
-        if !here && !planted::is(Bug::ExpiryByDeposedLeader) {
-            continue;
-        }
-        if here && surveyed != Some(term) {
-            // What earlier leaders did must be seen here first.
-            let passed = cell.barrier(Vec::new(), Instant::now() + TICK * 4).await;
-            tick.reset();
-            stood_still = Duration::ZERO;
-            let leads_on = leadership.borrow().here && leadership.borrow().term == term;
-            if passed.is_err() || !leads_on {
-                continue;
+        let stood_still = due.elapsed();
+        match cell.leases().look(&mut leadership) {
+            Look::Not => {}
+            Look::Expire(term) => end_overdue(&cell, term, stood_still),
+            Look::Survey(term) => {
+                let passed = cell.barrier(Vec::new(), Instant::now() + TICK * 4).await;
+                tick.reset();
+                // Whatever changed meanwhile, this is looked at again.
+                if passed.is_ok() && cell.leases().look(&mut leadership) == Look::Survey(term) {
+                    end_overdue(&cell, term, Duration::ZERO);
+                }
             }
-            surveyed = Some(term);
         }
-        end_overdue(&cell, term, stood_still);
     }
 }
 
@@ -425,6 +451,33 @@ mod tests {
         assert!(leases.overdue(1, &state, Duration::from_secs(29)).is_empty());
         let lived = lives_on(&leases, &state, session, 1).await;
         assert!((Duration::from_secs(11)..Duration::from_secs(11) + MOMENT).contains(&lived), "{lived:?}");
+    }
+
+    /// Spec S-2, S-5: a leader that loses its majority for longer than a lease, and gets it back in the same term, ends
+    /// nobody's session for it, and none before it has seen again what was done.
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_leads_again_begins_leases_anew() {
+        let (leases, state, session) = leader();
+        let leads = |here| Leadership { term: 1, here, ..Leadership::default() };
+        let (publish, mut leadership) = watch::channel(leads(true));
+        assert_eq!(leases.look(&mut leadership), Look::Expire(1));
+        publish.send_replace(leads(false));
+        for _ in 0..60 {
+            assert_eq!(leases.look(&mut leadership), Look::Not);
+            pass(TICK).await;
+        }
+        publish.send_replace(leads(true));
+        // Until a barrier passes.
+        assert_eq!(leases.look(&mut leadership), Look::Survey(1));
+        assert_eq!(leases.look(&mut leadership), Look::Survey(1));
+        assert!(leases.overdue(1, &state, Duration::ZERO).is_empty(), "nobody could be heard");
+        assert_eq!(leases.look(&mut leadership), Look::Expire(1));
+        let lived = lives_on(&leases, &state, session, 1).await;
+        assert!((millis(OWN_MS)..millis(OWN_MS) + MOMENT).contains(&lived), "{lived:?}");
+        // Too short for any look to see.
+        publish.send_replace(leads(false));
+        publish.send_replace(leads(true));
+        assert_eq!(leases.look(&mut leadership), Look::Survey(1));
     }
 
     /// Spec S-5: leases restart in full at a new leader, also for those who were heard there before it looked at all.
