@@ -219,6 +219,20 @@ impl Cell {
         self.inner.machine.view().state
     }
 
+    /// A look that may take long, at the state as it is here and now: away from async tasks. It is finished even if
+    /// nobody waits for it any more.
+    ///
+    /// # Errors
+    /// [`ProposeError::Stopping`].
+    pub async fn look_long<R: Send + 'static>(
+        &self,
+        look: impl FnOnce(&State) -> R + Send + 'static,
+    ) -> Result<R, ProposeError> {
+        let view = self.view();
+        let looked = disk::run(&self.inner.world.disk, move || Ok(look(&view))).await;
+        looked.map_err(|error| ProposeError::Stopping { why: error.to_string(), under_way: false })
+    }
+
     /// The events of each entry applied from now on, at this replica.
     pub fn events(&self) -> EventStream {
         self.inner.machine.hub().stream(self.inner.machine.applied_index())
