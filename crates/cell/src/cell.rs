@@ -158,6 +158,7 @@ impl Cell {
         let submission = requests.submission(deadline, Box::new(|_| {}));
         self.inner.router.submit(Submission {
             forwarded: !planted::is(Bug::ExpiryByDeposedLeader),
+            own: true,
             retriable: false,
             ..submission
         });
@@ -172,7 +173,7 @@ impl Cell {
     ) -> Result<Vec<Outcome>, ProposeError> {
         let (sender, receiver) = oneshot::channel();
         let submission = requests.submission(deadline, Box::new(move |outcomes| drop(sender.send(outcomes))));
-        self.inner.router.submit(Submission { forwarded: true, retriable: false, ..submission });
+        self.inner.router.submit(Submission { forwarded: true, own: true, retriable: false, ..submission });
         let stopping = || ProposeError::Stopping { why: "it was told to".to_owned(), under_way: true };
         Ok(receiver.await.unwrap_or_else(|_| Err(stopping()))?.list)
     }

@@ -19,6 +19,9 @@ use crate::leadership::Leadership;
 /// How often the leader looks for leases that ran out.
 const TICK: Duration = Duration::from_millis(500);
 
+/// How long a proposal may take before it is made again.
+const PROPOSAL_LIMIT: Duration = Duration::from_secs(2);
+
 /// Sessions ended in one step, so that a mass expiry doesn't fill the queue.
 const EXPIRIES_A_TICK: usize = 1_000;
 
@@ -56,6 +59,8 @@ struct Table {
     surveyed: bool,
     strain: Strain,
     announcement: Option<SessionId>,
+    /// Until when an announcement that was proposed may come.
+    announcing: Option<Instant>,
 }
 
 impl Default for Table {
@@ -73,6 +78,7 @@ impl Table {
             surveyed: false,
             strain: Strain::default(),
             announcement: None,
+            announcing: None,
         }
     }
 
@@ -258,13 +264,17 @@ impl Leases {
     fn overdue(&self, term: u64, state: &State, stood_still: Duration) -> Vec<SessionId> {
         let mut table = self.table.lock();
         table.enter(term);
-        let now = Instant::now();
+        let (now, announced) = (Instant::now(), table.announcement.is_some());
         table.ends.retain(|id, _| state.session(*id).is_some());
         table.stand_still(stood_still, now);
         let announcements = state.sessions().filter(|(_, session)| is_announcement(session));
         let announcements: Vec<SessionId> = announcements.map(|(id, _)| id).collect();
         table.announcement = announcements.iter().rfind(|id| !table.is_ending(**id)).copied();
         let surveyed = std::mem::replace(&mut table.surveyed, true);
+        if table.announcement.is_some() && !announced {
+            table.announcing = None;
+            tracing::info!(term, "KeepAlives are answered late: leases may grow");
+        }
         let inherited = if surveyed || announcements.is_empty() { 0 } else { MAX_LEASE_MS };
         let mut overdue = Vec::new();
         for (id, session) in state.sessions() {
@@ -277,7 +287,7 @@ impl Leases {
             let over = match lease {
                 Lease::Until(end) => *end <= now,
                 // The proposal was lost: propose again.
-                Lease::Ending { proposed, .. } => *proposed + TICK * 4 <= now,
+                Lease::Ending { proposed, .. } => *proposed + PROPOSAL_LIMIT <= now,
             };
             if over && overdue.len() < EXPIRIES_A_TICK && !planted::is(Bug::SessionNeverEnds) {
                 if lease.end(now) {
@@ -289,13 +299,18 @@ impl Leases {
         overdue
     }
 
-    /// Whether leases should grow and can't, because that is not announced.
-    fn wants_announcement(&self, term: u64, state: &State) -> bool {
-        let table = self.table.lock();
-        table.term == term
-            && table.strain.late(Instant::now()) >= LATE
+    /// Whether leases should grow and can't, because that is not announced. Who is told so announces it until `until`.
+    fn wants_announcement(&self, term: u64, state: &State, until: Instant) -> bool {
+        let (mut table, now) = (self.table.lock(), Instant::now());
+        let wanted = table.term == term
+            && table.announcing.is_none_or(|until| until <= now)
+            && table.strain.late(now) >= LATE
             && table.announced(state).is_none()
-            && !state.sessions().any(|(id, session)| is_announcement(session) && !table.is_ending(id))
+            && !state.sessions().any(|(id, session)| is_announcement(session) && !table.is_ending(id));
+        if wanted {
+            table.announcing = Some(until);
+        }
+        wanted
     }
 }
 
@@ -335,22 +350,22 @@ fn end_overdue(cell: &Cell, term: u64, stood_still: Duration) {
     let view = cell.view();
     let overdue = cell.leases().overdue(term, &view, stood_still);
     let expire = |session| Command::ExpireSession(ExpireSession { session, term });
-    overdue.into_iter().for_each(|session| propose(cell, Identity::Anonymous, expire(session)));
-    if cell.leases().wants_announcement(term, &view)
+    let deadline = Instant::now() + PROPOSAL_LIMIT;
+    overdue.into_iter().for_each(|session| propose(cell, Identity::Anonymous, expire(session), deadline));
+    if cell.leases().wants_announcement(term, &view, deadline)
         && let Ok(announcer) = Principal::named(ANNOUNCER)
     {
-        tracing::info!(term, "KeepAlives are answered late: leases grow");
-        // One a tick at most, and each in its own name: a retry of one that has ended would find only that.
+        // One at a time, and each in its own name: a retry of one that has ended would find only that.
         let key = Some(rand::random::<[u8; 16]>().to_vec());
         let open =
             OpenSession { lease_ms: MAX_LEASE_MS, client: ANNOUNCER.to_owned(), secret: rand::random() };
-        propose(cell, Identity::Known { principal: announcer, key }, Command::OpenSession(open));
+        propose(cell, Identity::Known { principal: announcer, key }, Command::OpenSession(open), deadline);
     }
 }
 
-fn propose(cell: &Cell, identity: Identity, command: Command) {
+fn propose(cell: &Cell, identity: Identity, command: Command, deadline: Instant) {
     let request = Request { identity, command };
-    if let Err(error) = cell.propose_detached(&request, Instant::now() + TICK * 4) {
+    if let Err(error) = cell.propose_detached(&request, deadline) {
         tracing::error!(%error, "what becomes of a session can't be encoded");
     }
 }
@@ -425,12 +440,20 @@ mod tests {
         let (leases, mut state, session) = leader();
         pass(Duration::from_secs(60)).await;
         let late = Duration::from_secs(2);
+        let wants = |state: &State| leases.wants_announcement(1, state, Instant::now() + PROPOSAL_LIMIT);
         heard(&leases, &state, session, Duration::from_millis(900));
-        assert!(!leases.wants_announcement(1, &state));
+        assert!(!wants(&state));
         assert_eq!(heard(&leases, &state, session, late).granted_ms, OWN_MS);
-        assert!(leases.wants_announcement(1, &state));
+        assert!(wants(&state));
+        pass(TICK).await;
+        assert!(!wants(&state), "one is proposed");
+        pass(PROPOSAL_LIMIT).await;
+        heard(&leases, &state, session, late);
+        assert!(wants(&state), "that was lost");
         let announcement = announce(&mut state);
-        assert!(!leases.wants_announcement(1, &state));
+        pass(PROPOSAL_LIMIT).await;
+        heard(&leases, &state, session, late);
+        assert!(!wants(&state));
         leases.overdue(1, &state, Duration::ZERO);
         assert_eq!(heard(&leases, &state, session, late).granted_ms, OWN_MS + 2_000 * GROWTH);
         assert_eq!(heard(&leases, &state, session, Duration::from_secs(50)).granted_ms, MAX_LEASE_MS);
