@@ -124,16 +124,26 @@ impl Bramah for Front {
         &self,
         request: tonic::Request<v1::ChangeMembersRequest>,
     ) -> Result<Response<v1::ChangeMembersReply>, Status> {
-        // Whoever shows no token, or a good one, may.
-        let failure = match self.door.principal(request.metadata()) {
-            Ok(_) => members::change(&self.cell, request.into_inner()).await.err(),
-            Err(failure) => Some(failure),
-        };
+        let principal = self.door.principal(request.metadata());
+        let failure = self.change_members_as(principal, request.into_inner()).await.err();
         Ok(Response::new(v1::ChangeMembersReply { failure, members: session::members(&self.cell) }))
     }
 }
 
 impl Front {
+    /// Where callers are not told apart, everybody may.
+    async fn change_members_as(
+        &self,
+        principal: Result<Principal, v1::Failure>,
+        request: v1::ChangeMembersRequest,
+    ) -> Result<(), v1::Failure> {
+        let principal = principal?;
+        if self.door.knows_callers() {
+            members::permit(&self.cell, &principal, translate::deadline(request.deadline_ms)).await?;
+        }
+        members::change(&self.cell, request).await
+    }
+
     async fn answer(&self, principal: Principal, call: v1::CallRequest) -> Result<v1::Outcome, v1::Failure> {
         if call.idempotency_key.len() > MAX_KEY_BYTES {
             return Err(translate::invalid("an idempotency key has at most 120 bytes"));
