@@ -158,6 +158,7 @@ impl Cell {
         let submission = requests.submission(deadline, Box::new(|_| {}));
         self.inner.router.submit(Submission {
             forwarded: !planted::is(Bug::ExpiryByDeposedLeader),
+            own: true,
             retriable: false,
             ..submission
         });
@@ -172,7 +173,7 @@ impl Cell {
     ) -> Result<Vec<Outcome>, ProposeError> {
         let (sender, receiver) = oneshot::channel();
         let submission = requests.submission(deadline, Box::new(move |outcomes| drop(sender.send(outcomes))));
-        self.inner.router.submit(Submission { forwarded: true, retriable: false, ..submission });
+        self.inner.router.submit(Submission { forwarded: true, own: true, retriable: false, ..submission });
         let stopping = || ProposeError::Stopping { why: "it was told to".to_owned(), under_way: true };
         Ok(receiver.await.unwrap_or_else(|_| Err(stopping()))?.list)
     }
@@ -217,6 +218,20 @@ impl Cell {
     /// The state as it is here and now, frozen: for long reads, which then stop nobody.
     pub fn view(&self) -> State {
         self.inner.machine.view().state
+    }
+
+    /// A look that may take long, at the state as it is here and now: away from async tasks. It is finished even if
+    /// nobody waits for it any more.
+    ///
+    /// # Errors
+    /// [`ProposeError::Stopping`].
+    pub async fn look_long<R: Send + 'static>(
+        &self,
+        look: impl FnOnce(&State) -> R + Send + 'static,
+    ) -> Result<R, ProposeError> {
+        let view = self.view();
+        let looked = disk::run(&self.inner.world.disk, move || Ok(look(&view))).await;
+        looked.map_err(|error| ProposeError::Stopping { why: error.to_string(), under_way: false })
     }
 
     /// The events of each entry applied from now on, at this replica.

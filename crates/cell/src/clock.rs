@@ -52,7 +52,8 @@ impl CellTime {
 
     /// Milliseconds, for an entry of the leader of `term`; `state_ms` is the time of the state here.
     pub(crate) fn now_ms(&mut self, term: u64, state_ms: u64) -> u64 {
-        if self.term != term {
+        // Who asks for an older term was late: the time of the newer one goes on.
+        if self.term < term {
             (self.term, self.anchor) = (term, None);
         }
         let start = || if state_ms == 0 { self.wall.now_ms() } else { state_ms };
@@ -87,5 +88,15 @@ mod tests {
         assert_eq!(successor.now_ms(4, 2_000), 2_000, "what others stamped was applied late");
         tokio::time::advance(Duration::from_millis(10)).await;
         assert_eq!(successor.now_ms(4, 2_000), 2_010, "and it goes on from there");
+    }
+
+    /// A look by whoever has not heard of the newer term yet moves nothing: the time does not stand still for it.
+    #[tokio::test(start_paused = true)]
+    async fn an_older_term_moves_nothing() {
+        let mut time = CellTime::new(WallClock::from_fn(|| 1_000));
+        assert_eq!(time.now_ms(5, 1_000), 1_000);
+        tokio::time::advance(Duration::from_millis(30)).await;
+        assert_eq!(time.now_ms(4, 1_000), 1_030);
+        assert_eq!(time.now_ms(5, 1_000), 1_030);
     }
 }

@@ -19,6 +19,9 @@ use crate::leadership::Leadership;
 /// How often the leader looks for leases that ran out.
 const TICK: Duration = Duration::from_millis(500);
 
+/// How long a proposal may take before it is made again.
+const PROPOSAL_LIMIT: Duration = Duration::from_secs(2);
+
 /// Sessions ended in one step, so that a mass expiry doesn't fill the queue.
 const EXPIRIES_A_TICK: usize = 1_000;
 
@@ -49,12 +52,15 @@ pub(crate) struct Leases {
 /// all, counted from the last time that another one grew, so it is there for as long as one that grew.
 struct Table {
     term: u64,
+    /// When this replica began to lead, or could have begun again.
     began: Instant,
     ends: HashMap<SessionId, Lease>,
-    /// The sessions that were there when the term began have their leases.
+    /// The sessions that were there when this replica began to lead, or led again after a loss, have their leases.
     surveyed: bool,
     strain: Strain,
     announcement: Option<SessionId>,
+    /// Until when an announcement that was proposed may come.
+    announcing: Option<Instant>,
 }
 
 impl Default for Table {
@@ -72,6 +78,7 @@ impl Table {
             surveyed: false,
             strain: Strain::default(),
             announcement: None,
+            announcing: None,
         }
     }
 
@@ -229,18 +236,45 @@ impl Leases {
         extended
     }
 
-    /// The sessions whose lease is over. In a new term all begin anew, at least as long as they may have been; `state`
-    /// must hold all that was done before. For `stood_still` nobody was heard, and nobody's lease ran.
+    /// What a look at the leases is due for. A leader that lost its majority heard nobody meanwhile, also if it leads
+    /// on in the same term: leases begin anew, as at a new leader.
+    fn look(&self, leadership: &mut watch::Receiver<Leadership>) -> Look {
+        let changed = leadership.has_changed().unwrap_or(true);
+        let (here, term) = {
+            let leadership = leadership.borrow_and_update();
+            (leadership.here, leadership.term)
+        };
+        let mut table = self.table.lock();
+        if planted::is(Bug::ExpiryByDeposedLeader) {
+            if !here || (table.term == term && table.surveyed) {
+                return Look::Expire(term);
+            }
+        } else if !here || changed {
+            (table.surveyed, table.began) = (false, Instant::now());
+        }
+        match here {
+            false => Look::Not,
+            true if table.term == term && table.surveyed => Look::Expire(term),
+            true => Look::Survey(term),
+        }
+    }
+
+    /// The sessions whose lease is over. In a new term, or after the lead was lost, all begin anew, at least as long as
+    /// they may have been; `state` must hold all that was done before. For `stood_still` nobody was heard, and nobody's lease ran.
     fn overdue(&self, term: u64, state: &State, stood_still: Duration) -> Vec<SessionId> {
         let mut table = self.table.lock();
         table.enter(term);
-        let now = Instant::now();
+        let (now, announced) = (Instant::now(), table.announcement.is_some());
         table.ends.retain(|id, _| state.session(*id).is_some());
         table.stand_still(stood_still, now);
         let announcements = state.sessions().filter(|(_, session)| is_announcement(session));
         let announcements: Vec<SessionId> = announcements.map(|(id, _)| id).collect();
         table.announcement = announcements.iter().rfind(|id| !table.is_ending(**id)).copied();
         let surveyed = std::mem::replace(&mut table.surveyed, true);
+        if table.announcement.is_some() && !announced {
+            table.announcing = None;
+            tracing::info!(term, "KeepAlives are answered late: leases may grow");
+        }
         let inherited = if surveyed || announcements.is_empty() { 0 } else { MAX_LEASE_MS };
         let mut overdue = Vec::new();
         for (id, session) in state.sessions() {
@@ -253,7 +287,7 @@ impl Leases {
             let over = match lease {
                 Lease::Until(end) => *end <= now,
                 // The proposal was lost: propose again.
-                Lease::Ending { proposed, .. } => *proposed + TICK * 4 <= now,
+                Lease::Ending { proposed, .. } => *proposed + PROPOSAL_LIMIT <= now,
             };
             if over && overdue.len() < EXPIRIES_A_TICK && !planted::is(Bug::SessionNeverEnds) {
                 if lease.end(now) {
@@ -265,43 +299,50 @@ impl Leases {
         overdue
     }
 
-    /// Whether leases should grow and can't, because that is not announced.
-    fn wants_announcement(&self, term: u64, state: &State) -> bool {
-        let table = self.table.lock();
-        table.term == term
-            && table.strain.late(Instant::now()) >= LATE
+    /// Whether leases should grow and can't, because that is not announced. Who is told so announces it until `until`.
+    fn wants_announcement(&self, term: u64, state: &State, until: Instant) -> bool {
+        let (mut table, now) = (self.table.lock(), Instant::now());
+        let wanted = table.term == term
+            && table.announcing.is_none_or(|until| until <= now)
+            && table.strain.late(now) >= LATE
             && table.announced(state).is_none()
-            && !state.sessions().any(|(id, session)| is_announcement(session) && !table.is_ending(id))
+            && !state.sessions().any(|(id, session)| is_announcement(session) && !table.is_ending(id));
+        if wanted {
+            table.announcing = Some(until);
+        }
+        wanted
     }
 }
 
+/// What a leader does about leases at a tick.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    /// This replica does not lead.
+    Not,
+    /// It has begun to lead in this term, or leads again: first it must see what was done before.
+    Survey(u64),
+    Expire(u64),
+}
+
 /// Proposes the end of sessions whose lease ran out, while this replica leads.
-pub(crate) async fn expire_sessions(cell: Cell, leadership: watch::Receiver<Leadership>) {
+pub(crate) async fn expire_sessions(cell: Cell, mut leadership: watch::Receiver<Leadership>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut surveyed = None;
     loop {
         let due = tick.tick().await;
-        let mut stood_still = due.elapsed();
-        let (here, term) = {
-            let leadership = leadership.borrow();
-            (leadership.here, leadership.term)
-        };
-        if !here && !planted::is(Bug::ExpiryByDeposedLeader) {
-            continue;
-        }
-        if here && surveyed != Some(term) {
-            // What earlier leaders did must be seen here first.
-            let passed = cell.barrier(Vec::new(), Instant::now() + TICK * 4).await;
-            tick.reset();
-            stood_still = Duration::ZERO;
-            let leads_on = leadership.borrow().here && leadership.borrow().term == term;
-            if passed.is_err() || !leads_on {
-                continue;
+        let stood_still = due.elapsed();
+        match cell.leases().look(&mut leadership) {
+            Look::Not => {}
+            Look::Expire(term) => end_overdue(&cell, term, stood_still),
+            Look::Survey(term) => {
+                let passed = cell.barrier(Vec::new(), Instant::now() + TICK * 4).await;
+                tick.reset();
+                // Whatever changed meanwhile, this is looked at again.
+                if passed.is_ok() && cell.leases().look(&mut leadership) == Look::Survey(term) {
+                    end_overdue(&cell, term, Duration::ZERO);
+                }
             }
-            surveyed = Some(term);
         }
-        end_overdue(&cell, term, stood_still);
     }
 }
 
@@ -309,22 +350,22 @@ fn end_overdue(cell: &Cell, term: u64, stood_still: Duration) {
     let view = cell.view();
     let overdue = cell.leases().overdue(term, &view, stood_still);
     let expire = |session| Command::ExpireSession(ExpireSession { session, term });
-    overdue.into_iter().for_each(|session| propose(cell, Identity::Anonymous, expire(session)));
-    if cell.leases().wants_announcement(term, &view)
+    let deadline = Instant::now() + PROPOSAL_LIMIT;
+    overdue.into_iter().for_each(|session| propose(cell, Identity::Anonymous, expire(session), deadline));
+    if cell.leases().wants_announcement(term, &view, deadline)
         && let Ok(announcer) = Principal::named(ANNOUNCER)
     {
-        tracing::info!(term, "KeepAlives are answered late: leases grow");
-        // One a tick at most, and each in its own name: a retry of one that has ended would find only that.
+        // One at a time, and each in its own name: a retry of one that has ended would find only that.
         let key = Some(rand::random::<[u8; 16]>().to_vec());
         let open =
             OpenSession { lease_ms: MAX_LEASE_MS, client: ANNOUNCER.to_owned(), secret: rand::random() };
-        propose(cell, Identity::Known { principal: announcer, key }, Command::OpenSession(open));
+        propose(cell, Identity::Known { principal: announcer, key }, Command::OpenSession(open), deadline);
     }
 }
 
-fn propose(cell: &Cell, identity: Identity, command: Command) {
+fn propose(cell: &Cell, identity: Identity, command: Command, deadline: Instant) {
     let request = Request { identity, command };
-    if let Err(error) = cell.propose_detached(&request, Instant::now() + TICK * 4) {
+    if let Err(error) = cell.propose_detached(&request, deadline) {
         tracing::error!(%error, "what becomes of a session can't be encoded");
     }
 }
@@ -399,12 +440,20 @@ mod tests {
         let (leases, mut state, session) = leader();
         pass(Duration::from_secs(60)).await;
         let late = Duration::from_secs(2);
+        let wants = |state: &State| leases.wants_announcement(1, state, Instant::now() + PROPOSAL_LIMIT);
         heard(&leases, &state, session, Duration::from_millis(900));
-        assert!(!leases.wants_announcement(1, &state));
+        assert!(!wants(&state));
         assert_eq!(heard(&leases, &state, session, late).granted_ms, OWN_MS);
-        assert!(leases.wants_announcement(1, &state));
+        assert!(wants(&state));
+        pass(TICK).await;
+        assert!(!wants(&state), "one is proposed");
+        pass(PROPOSAL_LIMIT).await;
+        heard(&leases, &state, session, late);
+        assert!(wants(&state), "that was lost");
         let announcement = announce(&mut state);
-        assert!(!leases.wants_announcement(1, &state));
+        pass(PROPOSAL_LIMIT).await;
+        heard(&leases, &state, session, late);
+        assert!(!wants(&state));
         leases.overdue(1, &state, Duration::ZERO);
         assert_eq!(heard(&leases, &state, session, late).granted_ms, OWN_MS + 2_000 * GROWTH);
         assert_eq!(heard(&leases, &state, session, Duration::from_secs(50)).granted_ms, MAX_LEASE_MS);
@@ -425,6 +474,33 @@ mod tests {
         assert!(leases.overdue(1, &state, Duration::from_secs(29)).is_empty());
         let lived = lives_on(&leases, &state, session, 1).await;
         assert!((Duration::from_secs(11)..Duration::from_secs(11) + MOMENT).contains(&lived), "{lived:?}");
+    }
+
+    /// Spec S-2, S-5: a leader that loses its majority for longer than a lease, and gets it back in the same term, ends
+    /// nobody's session for it, and none before it has seen again what was done.
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_leads_again_begins_leases_anew() {
+        let (leases, state, session) = leader();
+        let leads = |here| Leadership { term: 1, here, ..Leadership::default() };
+        let (publish, mut leadership) = watch::channel(leads(true));
+        assert_eq!(leases.look(&mut leadership), Look::Expire(1));
+        publish.send_replace(leads(false));
+        for _ in 0..60 {
+            assert_eq!(leases.look(&mut leadership), Look::Not);
+            pass(TICK).await;
+        }
+        publish.send_replace(leads(true));
+        // Until a barrier passes.
+        assert_eq!(leases.look(&mut leadership), Look::Survey(1));
+        assert_eq!(leases.look(&mut leadership), Look::Survey(1));
+        assert!(leases.overdue(1, &state, Duration::ZERO).is_empty(), "nobody could be heard");
+        assert_eq!(leases.look(&mut leadership), Look::Expire(1));
+        let lived = lives_on(&leases, &state, session, 1).await;
+        assert!((millis(OWN_MS)..millis(OWN_MS) + MOMENT).contains(&lived), "{lived:?}");
+        // Too short for any look to see.
+        publish.send_replace(leads(false));
+        publish.send_replace(leads(true));
+        assert_eq!(leases.look(&mut leadership), Look::Survey(1));
     }
 
     /// Spec S-5: leases restart in full at a new leader, also for those who were heard there before it looked at all.

@@ -31,6 +31,13 @@ use crate::submission::Submission;
 /// How often overdue requests are looked for, and how long a refusal by the engine is respected.
 const TICK: Duration = Duration::from_millis(25);
 
+/// Places that clients' requests leave to the leader's own: without those no session would end, no lock-delay and no
+/// handle, just when there is most to do.
+const OWN_REQUESTS: usize = 8_192;
+
+/// Bytes that clients' requests leave to the leader's own.
+const OWN_BYTES: usize = 1 << 20;
+
 /// How often a router that finishes looks whether it is done.
 const FINISH_TICK: Duration = Duration::from_millis(5);
 
@@ -80,7 +87,10 @@ impl Load {
         let (count, bytes) = (submission.count as usize, submission.requests.len());
         let waiting = self.requests.fetch_add(count, Ordering::Relaxed);
         let waiting_bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if waiting + count > self.max_requests || waiting_bytes + bytes > self.max_bytes {
+        let (own_requests, own_bytes) = if submission.own { (OWN_REQUESTS, OWN_BYTES) } else { (0, 0) };
+        let full = waiting + count > self.max_requests + own_requests
+            || waiting_bytes + bytes > self.max_bytes + own_bytes;
+        if full {
             self.release(count, bytes);
             return Err(ProposeError::Overloaded { waiting, retry_after_ms: 50 });
         }
@@ -489,6 +499,31 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+
+    /// Spec S-2, L-5: when no more of the clients' requests are taken, the leader can still end sessions, lock-delays and
+    /// handles; that has a bound, too.
+    #[tokio::test]
+    async fn clients_leave_room_for_the_leaders_own() {
+        use crate::submission::Requests;
+        use bramah_machine::{Command, Identity, Request};
+        let (router, mut submitted, _asked) =
+            Router::new(&Tuning { queue_requests: 10, queue_bytes: 10_000, ..Tuning::default() });
+        let submit = |own| {
+            let (done, mut outcomes) = oneshot::channel();
+            let mut requests = Requests::default();
+            let request = Request { identity: Identity::Anonymous, command: Command::PassTime };
+            requests.push(&request).expect("it is small");
+            let done = Box::new(move |outcome| drop(done.send(outcome)));
+            router.submit(Submission { own, ..requests.submission(Instant::now(), done) });
+            !matches!(outcomes.try_recv(), Ok(Err(ProposeError::Overloaded { .. })))
+        };
+        assert!((0..10).all(|_| submit(false)) && !submit(false));
+        assert!((0..OWN_REQUESTS).all(|_| submit(true)) && !submit(true));
+        while let Ok(submission) = submitted.try_recv() {
+            submission.succeed(Vec::new());
+        }
+        assert!(submit(false) && submit(true), "there is room again");
+    }
 
     /// Spec S-2: when no more reads are taken, KeepAlives still are.
     #[tokio::test]

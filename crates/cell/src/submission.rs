@@ -29,6 +29,8 @@ pub struct Submission {
     pub(crate) retriable: bool,
     /// It came from another replica, which wants to hear at once if this one does not lead.
     pub(crate) forwarded: bool,
+    /// The leader's own: it has places that clients can't take.
+    pub(crate) own: bool,
     pub(crate) submitted: Instant,
     pub(crate) deadline: Instant,
     /// An earlier try may have done it: its answer was lost.
@@ -108,6 +110,7 @@ impl Requests {
             count: self.count,
             retriable: self.retriable,
             forwarded: false,
+            own: false,
             submitted: Instant::now(),
             deadline,
             tried_before: false,

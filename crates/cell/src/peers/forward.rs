@@ -395,6 +395,7 @@ fn submit_forwarded(router: &Router, batch: ForwardedBatch, answers: mpsc::Unbou
         // The follower decides whether to try again; here it is either done or not.
         retriable: false,
         forwarded: true,
+        own: false,
         submitted: Instant::now(),
         deadline: Instant::now() + LEADER_LIMIT,
         tried_before: false,

@@ -357,27 +357,39 @@ async fn garbage_on_the_peers_port_disturbs_nobody() {
     assert_eq!((after.term, after.leader), (before.term, before.leader));
 }
 
-/// A replica of another cell finds neither a folder nor peers here.
+/// Spec G-7: a replica of another cell finds neither a folder nor peers here, and founds nothing with them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_cells_folder_is_refused() {
     let mut trio = Trio::start(Tuning::default()).await;
-    trio.leader().await;
+    add(trio.cell(1), "before", 1).await.expect("it is added");
     trio.kill(1).await;
     let other = |config: &mut bramah_cell::CellConfig| config.cell = "other".to_owned();
     let error = trio.start_replica_with(1, other).await.expect_err("the folder is not that of this cell");
     assert!(matches!(error, StartError::Folder(_)), "{error}");
-    // A new folder under the same name, but with other members: strangers to the others.
+    // A new folder under the same name, but with other members. While the others don't answer it can't know that the
+    // cell lives, so it is to found another one: they are strangers when they come.
+    trio.kill(2).await;
+    trio.kill(3).await;
     std::fs::rename(trio.data(1), trio.folder.path().join("away")).expect("it is nobody's now");
     let other = |config: &mut bramah_cell::CellConfig| {
         config.members[2].1.client_address = "127.0.0.1:1".to_owned();
-        config.tuning.founding_wait = std::time::Duration::from_millis(100);
+        config.tuning.founding_wait = Duration::from_millis(100);
     };
     trio.start_replica_with(1, other).await.expect("an empty folder");
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    trio.start_replica(2).await.expect("its own folder");
+    trio.start_replica(3).await.expect("its own folder");
+    add(trio.cell(2), "with two", 1).await.expect("it is added");
+    let deadline = Instant::now() + LIMIT;
+    while !trio.cell(1).status().trouble.contains("says:") {
+        let status = trio.cell(1).status();
+        assert!(Instant::now() < deadline, "nobody says that it is a stranger: {status:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let status = trio.cell(1).status();
     assert!(status.leadership.leader.is_none() && status.committed_index == 0, "{status:?}");
     trio.kill(1).await;
     std::fs::remove_dir_all(trio.data(1)).expect("it is nobody's");
     std::fs::rename(trio.folder.path().join("away"), trio.data(1)).expect("it comes back");
     trio.start_replica(1).await.expect("its own folder");
+    assert_eq!(hits(trio.cell(1)).await, 2);
 }

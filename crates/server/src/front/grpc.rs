@@ -18,6 +18,7 @@ use super::members;
 use super::pinned::Pinned;
 use super::session;
 use super::translate::{self, Caller, Work};
+use super::walks::Walks;
 use crate::principals::TokenKey;
 use crate::process;
 
@@ -46,7 +47,8 @@ pub(crate) async fn serve(
 ) {
     let stop = watch::Sender::new(false);
     let door = Door::new(manner.token_key, manner.clock);
-    let front = Front { cell, door, pinned: Pinned::default(), stop: stop.subscribe() };
+    let (pinned, walks) = (Pinned::default(), Walks::default());
+    let front = Front { cell, door, pinned, walks, stop: stop.subscribe() };
     let service = BramahServer::new(front)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_REPLY_BYTES);
@@ -70,6 +72,7 @@ struct Front {
     cell: Cell,
     door: Door,
     pinned: Pinned,
+    walks: Walks,
     stop: watch::Receiver<bool>,
 }
 
@@ -82,8 +85,12 @@ impl Bramah for Front {
         request: tonic::Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let principal = self.door.principal(request.metadata());
-        let host =
-            session::Host { cell: self.cell.clone(), pinned: self.pinned.clone(), stop: self.stop.clone() };
+        let host = session::Host {
+            cell: self.cell.clone(),
+            pinned: self.pinned.clone(),
+            walks: self.walks.clone(),
+            stop: self.stop.clone(),
+        };
         let stream = session::serve(host, principal, request.into_inner()).await?;
         Ok(Response::new(stream.boxed()))
     }
@@ -117,16 +124,26 @@ impl Bramah for Front {
         &self,
         request: tonic::Request<v1::ChangeMembersRequest>,
     ) -> Result<Response<v1::ChangeMembersReply>, Status> {
-        // Whoever shows no token, or a good one, may.
-        let failure = match self.door.principal(request.metadata()) {
-            Ok(_) => members::change(&self.cell, request.into_inner()).await.err(),
-            Err(failure) => Some(failure),
-        };
+        let principal = self.door.principal(request.metadata());
+        let failure = self.change_members_as(principal, request.into_inner()).await.err();
         Ok(Response::new(v1::ChangeMembersReply { failure, members: session::members(&self.cell) }))
     }
 }
 
 impl Front {
+    /// Where callers are not told apart, everybody may.
+    async fn change_members_as(
+        &self,
+        principal: Result<Principal, v1::Failure>,
+        request: v1::ChangeMembersRequest,
+    ) -> Result<(), v1::Failure> {
+        let principal = principal?;
+        if self.door.knows_callers() {
+            members::permit(&self.cell, &principal, translate::deadline(request.deadline_ms)).await?;
+        }
+        members::change(&self.cell, request).await
+    }
+
     async fn answer(&self, principal: Principal, call: v1::CallRequest) -> Result<v1::Outcome, v1::Failure> {
         if call.idempotency_key.len() > MAX_KEY_BYTES {
             return Err(translate::invalid("an idempotency key has at most 120 bytes"));
@@ -136,6 +153,9 @@ impl Front {
             Work::Read(read) => {
                 self.cell.barrier(Vec::new(), deadline).await.map_err(|error| translate::undone(&error))?;
                 let caller = Caller { principal, session: None };
+                if read.is_long() {
+                    return Ok(self.walks.read(&self.cell, self.pinned.clone(), caller, read).await);
+                }
                 Ok(translate::read(&self.cell.view(), &self.pinned, &caller, &read))
             }
             Work::Write(command) => {

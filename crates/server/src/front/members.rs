@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bramah_cell::{Cell, Change, ChangeError, Member, ReplicaId};
+use bramah_machine::{Path, Principal, Refusal, Right};
 use bramah_wire::v1;
 use bramah_wire::v1::change_members_request::Change as Wire;
 use bramah_wire::v1::failure::Code;
@@ -17,6 +18,21 @@ const SEEN_LIMIT: Duration = Duration::from_millis(500);
 
 /// Most numbers in one change.
 const MOST: usize = 64;
+
+/// Refuses a principal that may not change the ACL of `/`: who the members are is a matter of the whole cell.
+pub(super) async fn permit(cell: &Cell, principal: &Principal, deadline: Instant) -> Result<(), v1::Failure> {
+    // What this replica has not heard of yet may forbid it. Without a leader there is no change either.
+    cell.barrier(Vec::new(), deadline).await.map_err(|error| translate::undone(&error))?;
+    let root = Path::root();
+    let refusal = cell.read(|state| {
+        let node = state.node(&root)?;
+        let acl = node.acl.of(Right::ChangeAcl).to_owned();
+        let may = state.may(principal, &node.acl, Right::ChangeAcl);
+        let (path, principal) = (root.clone(), principal.clone());
+        (!may).then_some(Refusal::NotPermitted { path, right: Right::ChangeAcl, principal, acl })
+    });
+    refusal.map_or(Ok(()), |refusal| Err(translate::refused(&refusal)))
+}
 
 /// Has a change made, wherever the leader is.
 pub(super) async fn change(cell: &Cell, request: v1::ChangeMembersRequest) -> Result<(), v1::Failure> {

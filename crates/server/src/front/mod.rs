@@ -8,3 +8,4 @@ mod members;
 mod pinned;
 mod session;
 mod translate;
+mod walks;

@@ -9,7 +9,7 @@ use bramah_wire::v1::outcome::Outcome;
 
 use crate::raw::{
     Alone, acquire, alone, alone_with, delete, failure, get, handle, increment, nonce, open_file,
-    open_for_reading, set, watch,
+    open_for_reading, set, shown, watch,
 };
 
 const KEY: [u8; 32] = [42; 32];
@@ -80,6 +80,27 @@ async fn tokens_that_are_not_good_are_refused() {
     let list = Operation::ListSessions(v1::ListSessions::default());
     let Outcome::Sessions(page) = alone.single("", list).await else { panic!() };
     assert_eq!((page.sessions[0].session, page.sessions[0].principal.as_str()), (session, "ann"));
+}
+
+/// Spec: who may change the ACL of `/` may change the members, and nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_are_changed_by_who_may_change_the_acl_of_the_root() {
+    let alone = guarded().await;
+    let nobody_there = v1::change_members_request::Change::Remove(v1::ReplicaNumbers { replicas: vec![9] });
+    let change = async |token: &str| {
+        let change = Some(nobody_there.clone());
+        let request = v1::ChangeMembersRequest { change, ..v1::ChangeMembersRequest::default() };
+        let reply = alone.client().await.change_members(shown(token, request)).await;
+        reply.expect("it answers").into_inner().failure.expect("there is no such replica").code()
+    };
+    assert_eq!(change("").await, Code::NotFound, "nobody is named yet");
+    let names = Some(v1::AclNames { change_acl: "ann".into(), ..v1::AclNames::default() });
+    let acl = v1::SetAcl { path: "/".to_owned(), names, if_generation: None };
+    let outcome = alone.single("", Operation::SetAcl(acl)).await;
+    assert!(matches!(outcome, Outcome::AclSet(_)), "{outcome:?}");
+    assert_eq!(change("").await, Code::PermissionDenied);
+    assert_eq!(change(&token("ben")).await, Code::PermissionDenied);
+    assert_eq!(change(&token("ann")).await, Code::NotFound, "she may");
 }
 
 /// Spec A-2: a cell without a key knows nobody, and says so rather than take a token for nothing.

@@ -192,6 +192,12 @@ impl Stream {
         reply
     }
 
+    /// Waits for the end of the stream, before which nothing more comes.
+    pub(crate) async fn is_over(&mut self) {
+        let next = tokio::time::timeout(LIMIT, self.replies.message()).await.expect("within the limit");
+        assert!(matches!(next, Ok(None)), "{next:?}");
+    }
+
     /// Reads until what was told is enough.
     pub(crate) async fn until(&mut self, enough: impl Fn(&Told) -> bool) {
         while !enough(&self.told) {

@@ -5,8 +5,9 @@ use std::io::{Read, Write};
 use bramah_wire::v1;
 use bramah_wire::v1::failure::Code;
 use bramah_wire::v1::operation::Operation;
+use bramah_wire::v1::outcome::Outcome;
 
-use crate::raw::{alone, call, counter, failure, get_counter, increment, set};
+use crate::raw::{alone, call, counter, failure, get_counter, increment, nonce, set};
 
 /// Spec S-3, G-3: many calls in one message, reads and writes alike; every one is answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -59,6 +60,7 @@ async fn a_session_ends_as_asked() {
         .send(v1::SessionRequest { end: true, ..v1::SessionRequest::default() })
         .expect("it goes on");
     while stream.reply().await.ended.is_none() {}
+    stream.is_over().await;
     let (_, head) = alone.stream(stream.open.clone()).await;
     let ended = head.ended.expect("there is no such session any more");
     assert_eq!(ended.code(), Code::SessionExpired);
@@ -83,6 +85,29 @@ async fn a_keep_alive_extends_the_lease() {
     }
 }
 
+/// Spec S-2: each session is told of its own lease at least, though others that are heard at the same time have
+/// shorter ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_the_sessions_own() {
+    let alone = alone().await;
+    let open = |lease_ms| v1::OpenSession { nonce: nonce(), lease_ms, ..v1::OpenSession::default() };
+    let (mut short, _) = alone.stream(open(2_000)).await;
+    let (mut long, _) = alone.stream(open(50_000)).await;
+    let ask = || v1::SessionRequest { keep_alive: true, ..v1::SessionRequest::default() };
+    for _ in 0..50 {
+        for _ in 0..5 {
+            short.requests.send(ask()).expect("it goes on");
+            long.requests.send(ask()).expect("it goes on");
+        }
+        for (stream, own_ms) in [(&mut short, 2_000), (&mut long, 50_000)] {
+            for _ in 0..5 {
+                let reply = stream.reply().await;
+                assert!(reply.lease_ms >= own_ms, "{reply:?}");
+            }
+        }
+    }
+}
+
 /// Spec S-2: as many KeepAlives as are asked for are answered, each by a reply of its own: the client counts
 /// its lease from the ask that was answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -102,21 +127,41 @@ async fn each_keep_alive_is_answered_once() {
     assert_eq!((reply.lease_ms, reply.answers.len()), (0, 1), "no answer nobody asked for");
 }
 
+/// Spec G-11: of many long reads in one message each is answered: they take turns, and are not refused for each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_reads_of_one_stream_take_turns() {
+    let alone = alone().await;
+    let (mut stream, _) = alone.new_session().await;
+    let long = |number| match number % 2 {
+        0 => Operation::ListLocks(v1::ListLocks { below: "/".to_owned(), ..v1::ListLocks::default() }),
+        _ => Operation::GetQuota(v1::GetQuota { path: "/".to_owned() }),
+    };
+    let mut calls: Vec<_> = (1..=200).map(|number| call(number, long(number))).collect();
+    calls.push(call(201, increment("/hits", 1)));
+    stream.send(calls, 0);
+    let answers = stream.answers(201).await;
+    let failed: Vec<_> =
+        answers.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Failure(_))).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
 /// A client that breaks the protocol is told so, and only its own stream ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn protocol_errors_end_one_stream() {
     let alone = alone().await;
     let (mut good, _) = alone.new_session().await;
 
-    let (_, head) =
+    let (mut not_begun, head) =
         alone.stream(v1::OpenSession { nonce: vec![1; 3].into(), ..v1::OpenSession::default() }).await;
     assert!(head.ended.expect("refused").message.contains("16 random bytes"));
+    not_begun.is_over().await;
 
     let (mut bad, _) = alone.new_session().await;
     let twice =
         v1::SessionRequest { open: Some(v1::OpenSession::default()), ..v1::SessionRequest::default() };
     bad.requests.send(twice).expect("it goes on");
     assert!(bad.reply().await.ended.expect("it ends").message.contains("twice"));
+    bad.is_over().await;
 
     let (mut bad, _) = alone.new_session().await;
     bad.send((1..=4_097).map(|number| call(number, get_counter("/hits"))).collect(), 0);

@@ -167,6 +167,7 @@ async fn watches_are_bounded_and_bad_ones_refused() {
         }
     };
     assert!(ended.message.contains("watches come faster"), "{ended:?}");
+    assert_eq!(ended.code(), Code::Overloaded, "the client loses its stream, not its session");
 }
 
 /// Spec E-4, L-2: a watcher that stops reading costs bounded memory and slows nobody; when it reads again it is told

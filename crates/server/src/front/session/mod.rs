@@ -15,7 +15,7 @@ use bramah_wire::limits::{MAX_CALLS_PER_MESSAGE, MAX_IN_FLIGHT_PER_SESSION};
 use bramah_wire::v1;
 use bramah_wire::v1::failure::Code;
 use futures_util::Stream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
@@ -23,7 +23,8 @@ use self::news::{MAX_WATCH_STATES, Teller};
 use self::opening::expired;
 use self::replies::{Flow, Out, View, replies};
 use super::pinned::Pinned;
-use super::translate::{self, Read, Work};
+use super::translate::{self, Caller, Read, Work};
+use super::walks::Walks;
 
 /// How long a stream may take to say what session it is for.
 const OPEN_LIMIT: Duration = Duration::from_millis(2_500);
@@ -35,9 +36,16 @@ const MAX_IN_FLIGHT: usize = 2 * MAX_IN_FLIGHT_PER_SESSION;
 /// KeepAlives of a stream that may be unanswered; more are ignored. A client has one or two.
 const MAX_KEEP_ALIVES: usize = 64;
 
+/// When a client that was too fast for its own watches may come again, in milliseconds.
+const WATCHES_AGAIN_MS: u32 = 100;
+
 /// How long a KeepAlive waits for the leader. It is answered in any case: the client takes silence for a
 /// dead replica.
 const KEEP_ALIVE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Long reads of a stream that are under way, or whose answers it has not taken. The others wait: their answers may
+/// be large.
+const MAX_WALKS: usize = 2;
 
 /// Requests handed over together: several such submissions fit in one log entry.
 const SUBMISSION_BYTES: usize = 256 << 10;
@@ -46,6 +54,7 @@ const SUBMISSION_BYTES: usize = 256 << 10;
 pub(super) struct Host {
     pub(super) cell: Cell,
     pub(super) pinned: Pinned,
+    pub(super) walks: Walks,
     pub(super) stop: watch::Receiver<bool>,
 }
 
@@ -85,7 +94,8 @@ async fn begin(
     let teller = Teller::new(cell.clone(), id, principal, Arc::clone(flow));
     head.handles = teller.standing();
     let (pinned, flow) = (host.pinned.clone(), Arc::clone(flow));
-    Ok((Session { cell, id, pinned, out, flow, teller }, head))
+    let walks = Walking { walks: host.walks.clone(), turns: Arc::new(Semaphore::new(MAX_WALKS)) };
+    Ok((Session { cell, id, pinned, walks, out, flow, teller }, head))
 }
 
 pub(super) fn members(cell: &Cell) -> Vec<v1::Member> {
@@ -113,9 +123,24 @@ struct Session {
     cell: Cell,
     id: SessionId,
     pinned: Pinned,
+    walks: Walking,
     out: mpsc::UnboundedSender<Out>,
     flow: Arc<Flow>,
     teller: Teller,
+}
+
+/// How a stream's long reads are made.
+#[derive(Clone)]
+struct Walking {
+    walks: Walks,
+    turns: Arc<Semaphore>,
+}
+
+/// A call that reads, and until when it may.
+struct Asked {
+    number: u64,
+    deadline: Instant,
+    read: Read,
 }
 
 /// Writes of one message that share a deadline.
@@ -145,7 +170,7 @@ impl Session {
         loop {
             tokio::select! {
                 message = requests.message() => match message {
-                    Ok(Some(message)) if message.open.is_some() => return self.refuse("`open` came twice on one stream"),
+                    Ok(Some(message)) if message.open.is_some() => return self.refuse(translate::invalid("`open` came twice on one stream")),
                     Ok(Some(message)) => {
                         if let Some(why) = self.too_much(&message) {
                             return self.refuse(why);
@@ -186,8 +211,8 @@ impl Session {
         )));
     }
 
-    fn refuse(&self, why: &str) {
-        self.send(Out::Ended(translate::invalid(why)));
+    fn refuse(&self, why: v1::Failure) {
+        self.send(Out::Ended(why));
     }
 
     fn send(&self, out: Out) {
@@ -196,18 +221,19 @@ impl Session {
     }
 
     /// Why a message is not even refused part by part. Even refusals take memory until they are read.
-    fn too_much(&self, message: &v1::SessionRequest) -> Option<&'static str> {
+    fn too_much(&self, message: &v1::SessionRequest) -> Option<v1::Failure> {
         let waiting = |count: &AtomicUsize| count.load(Ordering::Relaxed);
         if message.calls.len() > MAX_CALLS_PER_MESSAGE {
-            return Some("more than 4,096 calls in one message: send several messages");
+            return Some(translate::invalid("more than 4,096 calls in one message: send several messages"));
         }
         if !message.calls.is_empty() && waiting(&self.flow.in_flight) > 2 * MAX_IN_FLIGHT {
-            return Some("calls come faster than their answers are read");
+            return Some(translate::invalid("calls come faster than their answers are read"));
         }
         if waiting(&self.flow.watch_states) + message.watches.len() > MAX_WATCH_STATES {
-            return Some(
-                "watches come faster than what is said of them is read; a session has at most 10,000",
-            );
+            // A client that took its watches up again often may come here: it loses its stream, not its session.
+            let why = "watches come faster than what is said of them is read; a session has at most 10,000";
+            let failure = translate::failure(Code::Overloaded, why.to_owned());
+            return Some(v1::Failure { retry_after_ms: WATCHES_AGAIN_MS, ..failure });
         }
         None
     }
@@ -244,7 +270,10 @@ impl Session {
             let work =
                 self.admit(call.number).and_then(|()| translate::work(call.operation, self.cell.name()));
             match work {
-                Ok(Work::Read(read)) => reads.push((call.number, call.deadline_ms, read)),
+                Ok(Work::Read(read)) => {
+                    let deadline = translate::deadline(call.deadline_ms);
+                    reads.push(Asked { number: call.number, deadline, read });
+                }
                 Ok(Work::Write(command)) => {
                     let identity = Identity::Session { session: self.id, number: call.number, confirmed };
                     let request = Request { identity, command };
@@ -287,27 +316,46 @@ impl Session {
     }
 
     /// All reads of a message share a barrier, and all barriers that wait share a read index.
-    fn read(&self, reads: Vec<(u64, u32, Read)>) {
-        if reads.is_empty() {
-            return;
-        }
+    fn read(&self, reads: Vec<Asked>) {
+        let Some(longest) = reads.iter().map(|asked| asked.deadline).max() else { return };
+        let walks = self.walks.clone();
         let (cell, out) = (self.cell.clone(), self.out.clone());
         let (caller, pinned) = (self.teller.caller().clone(), self.pinned.clone());
         tokio::spawn(async move {
-            let longest = reads.iter().map(|(_, deadline_ms, _)| *deadline_ms).max().unwrap_or(0);
-            let passed = cell.barrier(Vec::new(), translate::deadline(longest)).await;
-            let answers = match passed {
-                Ok(_) => {
-                    let reads = reads.into_iter().map(|(number, _, read)| (number, read)).collect();
-                    Out::Reads(reads, Arc::new(View { state: cell.view(), caller, pinned }))
+            if let Err(error) = cell.barrier(Vec::new(), longest).await {
+                let failure = translate::undone(&error);
+                let answers = reads.iter().map(|asked| failed(asked.number, failure.clone())).collect();
+                let _ = out.send(Out::Answers(answers));
+                return;
+            }
+            let (long, short): (Vec<_>, Vec<_>) = reads.into_iter().partition(|asked| asked.read.is_long());
+            if !short.is_empty() {
+                let view = View { state: cell.view(), caller: caller.clone(), pinned: pinned.clone() };
+                let short = short.into_iter().map(|asked| (asked.number, asked.read)).collect();
+                let _ = out.send(Out::Reads(short, Arc::new(view)));
+            }
+            for asked in long {
+                if out.is_closed() {
+                    return;
                 }
-                Err(error) => {
-                    let failure = translate::undone(&error);
-                    Out::Answers(reads.iter().map(|(number, ..)| failed(*number, failure.clone())).collect())
-                }
-            };
-            let _ = out.send(answers);
+                let _ = out.send(walks.walk(&cell, pinned.clone(), caller.clone(), asked).await);
+            }
         });
+    }
+}
+
+impl Walking {
+    async fn walk(&self, cell: &Cell, pinned: Pinned, caller: Caller, asked: Asked) -> Out {
+        let turn = Arc::clone(&self.turns).acquire_owned();
+        // Nobody closes it.
+        let Ok(Ok(turn)) = tokio::time::timeout_at(asked.deadline, turn).await else {
+            let why =
+                "the stream's long reads before this one took until its deadline; read their answers faster";
+            let failure = translate::failure(Code::DeadlineExceeded, why.to_owned());
+            return Out::Answers(vec![failed(asked.number, failure)]);
+        };
+        let outcome = self.walks.read(cell, pinned, caller, asked.read).await;
+        Out::Walked(v1::Answer { number: asked.number, outcome: Some(outcome) }, turn)
     }
 }
 
@@ -345,7 +393,11 @@ async fn keep_alive(cell: Cell, id: SessionId, out: mpsc::UnboundedSender<Out>) 
     let deadline = Instant::now() + KEEP_ALIVE_LIMIT;
     let answer = match cell.barrier(vec![id], deadline).await {
         Ok(barrier) if barrier.lapsed.contains(&id) => Out::Ended(expired(id)),
-        Ok(barrier) => Out::Lease(barrier.granted_ms),
+        // That is the least that any session was granted which shares the barrier.
+        Ok(barrier) => {
+            let own_ms = cell.read(|state| state.session(id).map_or(0, |session| session.lease_ms));
+            Out::Lease(barrier.granted_ms.max(own_ms))
+        }
         // No leader: the client goes on asking, here or elsewhere, until its own lease is over.
         Err(_) => Out::Lease(0),
     };

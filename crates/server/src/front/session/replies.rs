@@ -16,7 +16,8 @@ use tonic::Status;
 use crate::front::pinned::Pinned;
 use crate::front::translate::{self, Caller, Read};
 
-/// Bytes gathered into one reply, above which the next begins.
+/// Bytes of answers gathered into one reply, above which the next begins; and as many of news, which answers must not
+/// keep waiting: a lock that was granted is news.
 const REPLY_BYTES: usize = 1 << 20;
 
 /// Answers, or events, gathered into one reply.
@@ -30,6 +31,8 @@ pub(super) enum Out {
     /// Looked up in the view when there is room for the answer.
     Reads(Vec<(u64, Read)>, Arc<View>),
     Answers(Vec<v1::Answer>),
+    /// Of a long read: the next but one may begin when the stream has taken it.
+    Walked(v1::Answer, OwnedSemaphorePermit),
     Lease(u32),
     Leader(v1::Leader),
     Members(Vec<v1::Member>),
@@ -67,20 +70,21 @@ pub(super) struct Flow {
     pub(super) watch_states: AtomicUsize,
 }
 
-/// Gathers all that is ready into one message at a time.
+/// Gathers all that is ready into one message at a time. Ends after the one that says that the session is over.
 pub(super) fn replies(
     head: v1::SessionReply,
     mut receiver: mpsc::UnboundedReceiver<Out>,
     flow: Arc<Flow>,
 ) -> impl Stream<Item = Result<v1::SessionReply, Status>> + Send {
     let mut head = Some(head);
-    let mut gathered = Vec::new();
+    let (mut gathered, mut over) = (Vec::new(), false);
     let mut packer = Packer { flow, ..Packer::default() };
     futures_util::stream::poll_fn(move |cx| {
         if let Some(head) = head.take() {
+            over = head.ended.is_some();
             return Poll::Ready(Some(Ok(head)));
         }
-        loop {
+        while !over {
             // Also while there is something to pack: a lease does not wait for answers.
             match receiver.poll_recv_many(cx, &mut gathered, 256) {
                 Poll::Ready(0) if packer.is_empty() => return Poll::Ready(None),
@@ -88,15 +92,18 @@ pub(super) fn replies(
                 _ => gathered.drain(..).for_each(|out| packer.put(out)),
             }
             if let Some(reply) = packer.pack() {
+                over = reply.ended.is_some();
                 return Poll::Ready(Some(Ok(reply)));
             }
         }
+        Poll::Ready(None)
     })
 }
 
 /// An answer, or what it takes to make it.
 enum Ready {
     Answer(v1::Answer),
+    Walked(v1::Answer, OwnedSemaphorePermit),
     Read(u64, Read, Arc<View>),
 }
 
@@ -104,6 +111,10 @@ impl Ready {
     fn answer(self) -> v1::Answer {
         match self {
             Ready::Answer(answer) => answer,
+            Ready::Walked(answer, turn) => {
+                drop(turn);
+                answer
+            }
             Ready::Read(number, read, view) => {
                 let outcome = translate::read(&view.state, &view.pinned, &view.caller, &read);
                 v1::Answer { number, outcome: Some(outcome) }
@@ -115,39 +126,44 @@ impl Ready {
 /// Makes replies of bounded size out of what was gathered.
 #[derive(Default)]
 struct Packer {
-    reply: v1::SessionReply,
+    leader: Option<v1::Leader>,
+    members: Vec<v1::Member>,
+    /// The last that is said. Nothing is taken after it.
+    ended: Option<v1::Failure>,
     answers: VecDeque<Ready>,
     /// One a reply.
     leases: VecDeque<u32>,
     news: VecDeque<News>,
     flow: Arc<Flow>,
-    something: bool,
 }
 
 impl Packer {
     fn is_empty(&self) -> bool {
-        self.answers.is_empty() && self.leases.is_empty() && self.news.is_empty() && !self.something
+        let rest = self.leader.is_none() && self.members.is_empty() && self.ended.is_none();
+        rest && self.nothing_waits()
+    }
+
+    fn nothing_waits(&self) -> bool {
+        self.answers.is_empty() && self.leases.is_empty() && self.news.is_empty()
     }
 
     fn put(&mut self, out: Out) {
         match out {
+            // What a client does with its session from then on fails.
+            _ if self.ended.is_some() => {}
             Out::Outcomes(numbers, outcomes) => self.put_outcomes(numbers, outcomes),
             Out::Reads(reads, view) => {
                 let ready = |(number, read)| Ready::Read(number, read, Arc::clone(&view));
                 self.answers.extend(reads.into_iter().map(ready));
             }
             Out::Answers(answers) => self.answers.extend(answers.into_iter().map(Ready::Answer)),
+            Out::Walked(answer, turn) => self.answers.push_back(Ready::Walked(answer, turn)),
             Out::Lease(lease_ms) => self.leases.push_back(lease_ms),
             Out::News(news) => self.news.extend(news),
-            Out::Leader(leader) => self.put_rest(|reply| reply.leader = Some(leader)),
-            Out::Members(members) => self.put_rest(|reply| reply.members = members),
-            Out::Ended(failure) => self.put_rest(|reply| reply.ended = Some(failure)),
+            Out::Leader(leader) => self.leader = Some(leader),
+            Out::Members(members) => self.members = members,
+            Out::Ended(failure) => self.ended = Some(failure),
         }
-    }
-
-    fn put_rest(&mut self, set: impl FnOnce(&mut v1::SessionReply)) {
-        set(&mut self.reply);
-        self.something = true;
     }
 
     fn put_outcomes(&mut self, numbers: Vec<u64>, outcomes: Result<Outcomes, ProposeError>) {
@@ -167,12 +183,16 @@ impl Packer {
         }
     }
 
-    /// The answers and the news that fit. What else there is to say goes with the last of them: a session must not
-    /// be said to be over before its calls are answered. `None` if there was nothing to say after all.
+    /// The answers and the news that fit, and what else there is to say. A session must not be said to be over before
+    /// its calls are answered. `None` if there was nothing to say after all.
     fn pack(&mut self) -> Option<v1::SessionReply> {
-        let mut reply = v1::SessionReply::default();
-        let bytes = self.pack_answers(&mut reply);
-        self.pack_news(&mut reply, bytes);
+        let mut reply = v1::SessionReply {
+            leader: self.leader.take(),
+            members: std::mem::take(&mut self.members),
+            ..v1::SessionReply::default()
+        };
+        self.pack_answers(&mut reply);
+        self.pack_news(&mut reply);
         self.flow.in_flight.fetch_sub(reply.answers.len(), Ordering::Relaxed);
         self.flow.watch_states.fetch_sub(reply.watches.len(), Ordering::Relaxed);
         let lease = self.leases.pop_front();
@@ -180,16 +200,14 @@ impl Packer {
             self.flow.keep_alives.fetch_sub(1, Ordering::Relaxed);
             reply.lease_ms = lease_ms;
         }
-        if self.answers.is_empty() && self.leases.is_empty() && self.news.is_empty() {
-            self.something = false;
-            let rest = std::mem::take(&mut self.reply);
-            (reply.leader, reply.members, reply.ended) = (rest.leader, rest.members, rest.ended);
+        if self.nothing_waits() {
+            reply.ended = self.ended.take();
         }
         // A KeepAlive is answered though there is nothing to say of the lease.
         (lease.is_some() || reply != v1::SessionReply::default()).then_some(reply)
     }
 
-    fn pack_answers(&mut self, reply: &mut v1::SessionReply) -> usize {
+    fn pack_answers(&mut self, reply: &mut v1::SessionReply) {
         let mut bytes = 0;
         while bytes < REPLY_BYTES
             && reply.answers.len() < REPLY_ITEMS
@@ -199,10 +217,10 @@ impl Packer {
             bytes += answer.encoded_len();
             reply.answers.push(answer);
         }
-        bytes
     }
 
-    fn pack_news(&mut self, reply: &mut v1::SessionReply, mut bytes: usize) {
+    fn pack_news(&mut self, reply: &mut v1::SessionReply) {
+        let mut bytes = 0;
         while bytes < REPLY_BYTES && reply.events.len() < REPLY_ITEMS {
             let Some(news) = self.news.pop_front() else { return };
             if !goes_with(&news, reply) {
@@ -327,6 +345,52 @@ mod tests {
         assert_eq!((told[0], told.last()), (0, Some(&50)));
     }
 
+    fn large(number: u64) -> v1::Answer {
+        let file = v1::FileContents { contents: vec![7; 256 << 10].into(), stat: None };
+        let outcome = v1::Outcome { outcome: Some(v1::outcome::Outcome::Contents(file)) };
+        v1::Answer { number, outcome: Some(outcome) }
+    }
+
+    /// Spec L-4, E-4: a lock that was granted, an event, and who leads don't wait until all answers are read.
+    #[test]
+    fn answers_do_not_keep_news_waiting() {
+        let answers = Out::Answers((1..=100).map(large).collect());
+        let news = Out::News(vec![News::Handle(handle(1)), event(9, 1), News::UpTo(9)]);
+        let leader = v1::Leader { replica: 2, ..v1::Leader::default() };
+        let rest = [Out::Leader(leader.clone()), Out::Members(vec![v1::Member::default()])];
+        let replies = packed([answers, news].into_iter().chain(rest).collect());
+        let first = &replies[0];
+        assert!(replies.len() > 10 && first.answers.len() < 10);
+        assert_eq!((first.handles.len(), first.events.len(), first.revision), (1, 1, 9));
+        assert_eq!((first.leader.as_ref(), first.members.len()), (Some(&leader), 1));
+        assert!(replies[1..].iter().all(|reply| reply.leader.is_none() && reply.members.is_empty()));
+    }
+
+    /// Spec S-3: a session is said to be over after all that was to say before, and the stream ends with that, whoever
+    /// has more to say.
+    #[tokio::test]
+    async fn a_stream_ends_with_its_session() {
+        use futures_util::StreamExt;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut replies = Box::pin(replies(v1::SessionReply::default(), receiver, Arc::default()));
+        let send = |out| assert!(sender.send(out).is_ok(), "the stream goes on");
+        send(Out::Answers((1..=9).map(large).collect()));
+        send(Out::Ended(v1::Failure::default()));
+        send(Out::Leader(v1::Leader::default()));
+        let mut all = Vec::new();
+        while let Some(reply) = replies.next().await {
+            all.push(reply.expect("no error"));
+        }
+        let ended: Vec<_> = all.iter().map(|reply| reply.ended.is_some()).collect();
+        assert!(
+            ended.len() > 2 && ended.iter().rposition(|ended| !ended) == Some(ended.len() - 2),
+            "{ended:?}"
+        );
+        assert_eq!(all.iter().map(|reply| reply.answers.len()).sum::<usize>(), 9);
+        drop(replies);
+        assert!(sender.is_closed(), "the task behind it is told");
+    }
+
     /// Spec S-2: a lease that comes while many answers wait for a slow client goes with the next reply.
     #[tokio::test]
     async fn a_lease_goes_before_answers_that_wait() {
@@ -334,11 +398,6 @@ mod tests {
         let (sender, receiver) = mpsc::unbounded_channel();
         let flow = Arc::new(Flow { keep_alives: AtomicUsize::new(1), ..Flow::default() });
         let mut replies = Box::pin(replies(v1::SessionReply::default(), receiver, flow));
-        let large = |number| {
-            let file = v1::FileContents { contents: vec![7; 256 << 10].into(), stat: None };
-            let outcome = v1::Outcome { outcome: Some(v1::outcome::Outcome::Contents(file)) };
-            v1::Answer { number, outcome: Some(outcome) }
-        };
         let send = |out| assert!(sender.send(out).is_ok(), "the stream goes on");
         send(Out::Answers((1..=100).map(large).collect()));
         replies.next().await.expect("the head").expect("no error");

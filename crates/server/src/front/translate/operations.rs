@@ -57,6 +57,13 @@ pub(in crate::front) enum Read {
     Quota(Path),
 }
 
+impl Read {
+    /// Whether it may look at more of the state than it answers.
+    pub(in crate::front) fn is_long(&self) -> bool {
+        matches!(self, Read::Locks { .. } | Read::Quota(_))
+    }
+}
+
 /// What to look at in a node.
 #[derive(Debug)]
 pub(in crate::front) enum Look {

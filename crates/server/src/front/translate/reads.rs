@@ -118,7 +118,7 @@ impl Looking<'_> {
         if at_revision == 0 || at_revision == self.state.revision() {
             let directory = page.of(self.state)?;
             if directory.more {
-                self.pinned.keep(self.state);
+                self.pinned.keep(self.state, self.caller.session);
             }
             return Ok(Reply::Directory(directory));
         }
