@@ -3,14 +3,25 @@
 use std::time::Duration;
 
 use bramah_client::{Client, Error, Guard, Route, TxnOp};
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::raw::{self, Alone, LIMIT};
 
-/// A cell, and a client at each of its replicas.
-async fn cell() -> (Vec<Alone>, Vec<Client>) {
-    let mut replicas = raw::three().await;
+/// One cell of three after another: many at once would only wait for the machine.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// A cell, with a client at each of its replicas.
+struct Cell {
+    clients: Vec<Client>,
+    _replicas: Vec<Alone>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+async fn cell() -> Cell {
+    let _turn = TURN.lock().await;
+    let mut replicas = in_time(raw::three()).await;
     let addresses: Vec<_> =
         replicas.iter_mut().map(|replica| replica.server.client_address().to_string()).collect();
     let mut clients = Vec::new();
@@ -19,7 +30,7 @@ async fn cell() -> (Vec<Alone>, Vec<Client>) {
             Client::builder().addresses(addresses.clone()).route(Route::Fixed(index)).deadline(LIMIT);
         clients.push(builder.connect().await.expect("a cell of three has a leader in time"));
     }
-    (replicas, clients)
+    Cell { clients, _replicas: replicas, _turn }
 }
 
 async fn in_time<T>(what: impl Future<Output = T>) -> T {
@@ -42,7 +53,8 @@ async fn waiters(client: &Client, path: &str, count: u64) {
 /// Spec L-1, L-4, L-7: one holds a lock, is told that it is wanted, also by one who came before it asked, and hands it on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_is_wanted_and_handed_on() {
-    let (_cell, clients) = in_time(cell()).await;
+    let cell = cell().await;
+    let clients = &cell.clients;
     in_time(async {
         let first = clients[0].lock("/ls/test/l").await.unwrap();
         let second = clients[1].clone();
@@ -68,7 +80,8 @@ async fn a_lock_is_wanted_and_handed_on() {
 /// At most one leads, terms grow, and all can see who, by whichever name of the lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_election_has_one_leader() {
-    let (_cell, clients) = in_time(cell()).await;
+    let cell = cell().await;
+    let clients = &cell.clients;
     in_time(async {
         let mut observer = clients[2].election("/ls/local/e").observe().await.unwrap();
         assert_eq!(observer.next().await.unwrap(), None);
@@ -92,7 +105,8 @@ async fn an_election_has_one_leader() {
 /// No more than its number have a semaphore's permits at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_semaphore_lets_so_many_in() {
-    let (_cell, clients) = in_time(cell()).await;
+    let cell = cell().await;
+    let clients = &cell.clients;
     let mut tasks = JoinSet::new();
     for worker in 0..6 {
         let client = clients[worker % 3].clone();
@@ -114,7 +128,8 @@ async fn a_semaphore_lets_so_many_in() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_barrier_is_passed_together() {
     const PARTIES: i64 = 5;
-    let (_cell, clients) = in_time(cell()).await;
+    let cell = cell().await;
+    let clients = &cell.clients;
     for round in 1..=4 {
         let mut tasks = JoinSet::new();
         for party in 0..5 {
@@ -137,7 +152,8 @@ async fn a_barrier_is_passed_together() {
 /// A barrier waits for all, also if the one before it was complete: the mark that stays is of its round.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_barrier_waits_for_all() {
-    let (_cell, clients) = in_time(cell()).await;
+    let cell = cell().await;
+    let clients = &cell.clients;
     in_time(async {
         clients[0].barrier("/bar", 1).enter().await.unwrap().leave().await.unwrap();
         let mut early = tokio::spawn({
@@ -159,7 +175,8 @@ async fn a_barrier_waits_for_all() {
 /// A latch counts down once for each, and wakes who waits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_latch_opens_at_zero() {
-    let (_cell, clients) = in_time(cell()).await;
+    let cell = cell().await;
+    let clients = &cell.clients;
     in_time(async {
         let latch = clients[0].latch("/latch");
         assert!(latch.create(3).await.unwrap());
@@ -180,7 +197,8 @@ async fn a_latch_opens_at_zero() {
 /// Each item of a queue is taken once, and each taker sees them in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_gives_each_item_once() {
-    let (_cell, clients) = in_time(cell()).await;
+    let cell = cell().await;
+    let clients = &cell.clients;
     let mut takers = JoinSet::new();
     for client in clients.clone() {
         takers.spawn(async move {
