@@ -186,7 +186,8 @@ async fn a_watcher_that_stops_reading_lags_alone() {
     let (locked, waits) = (lazy.open(1, "/lock").await, lazy.open(2, "/wait").await);
     lazy.watch(vec![watch(1, "/", 0), watch(2, &path, 0)]);
     lazy.until(|told| told.watches.len() == 2).await;
-    let (mut writer, _) = alone.new_session().await;
+    let open = v1::OpenSession { nonce: nonce(), lease_ms: 60_000, ..v1::OpenSession::default() };
+    let (mut writer, _) = alone.stream(open).await;
     let wait = writer.open(1, "/wait").await;
     writer.done(2, acquire(wait, false)).await;
     lazy.done(3, acquire(locked, false)).await;
