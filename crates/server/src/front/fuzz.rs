@@ -74,7 +74,7 @@ fn small_state() -> State {
         kind: NodeKind::File,
         ephemeral: false,
         contents: "x".into(),
-        acl: Some(AclNames { read: "nobody".into(), ..AclNames::default() }),
+        acl: None,
         parents: false,
     };
     let open = OpenNode {
@@ -88,6 +88,10 @@ fn small_state() -> State {
         Identity::Session { session: SESSION, number: 1_000_000, confirmed: 0 },
         bramah_machine::Command::OpenNode(open),
     );
+    let names = AclNames { read: "nobody".into(), ..AclNames::default() };
+    let path = Path::parse("/f").expect("a name");
+    let hide = bramah_machine::SetAcl { path, names, if_generation: None };
+    done(Identity::Anonymous, bramah_machine::Command::SetAcl(hide));
     assert!(state.handle(SESSION, HandleId(1)).is_some());
     state
 }

