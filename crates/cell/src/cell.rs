@@ -248,7 +248,7 @@ impl Cell {
     /// The task that hands events to followers, until the replica stops: spawn it once, on the fronts' runtime.
     pub fn dispatch_events(&self) -> impl Future<Output = ()> + Send + 'static {
         let machine = &self.inner.machine;
-        let dispatch = Arc::clone(machine.hub()).dispatch(machine.applied_index());
+        let dispatch = Arc::clone(machine.hub()).dispatch(machine.answered_index());
         until_stop(self.inner.stop.subscribe(), dispatch)
     }
 

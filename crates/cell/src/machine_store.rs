@@ -129,6 +129,8 @@ pub(crate) struct Machine {
     applied: RwLock<AppliedState>,
     index: watch::Sender<u64>,
     hub: Arc<Hub>,
+    /// Follows `index`, once the answers are on their way.
+    told: watch::Sender<u64>,
     /// How often ACLs changed.
     acls: watch::Sender<u64>,
     snapshot_bytes: AtomicU64,
@@ -143,6 +145,7 @@ impl Machine {
             applied: RwLock::new(applied),
             index: watch::Sender::new(index),
             hub,
+            told: watch::Sender::new(index),
             acls: watch::Sender::new(0),
             snapshot_bytes: AtomicU64::new(0),
             freezer: Freezer::default(),
@@ -175,6 +178,12 @@ impl Machine {
     /// Follows the index of the last applied entry.
     pub(crate) fn applied_index(&self) -> watch::Receiver<u64> {
         self.index.subscribe()
+    }
+
+    /// Follows the index of the last applied entry whose callers have their answers: events are handed out after those.
+    /// Many may watch what one writes, and who writes would wait for all of them.
+    pub(crate) fn answered_index(&self) -> watch::Receiver<u64> {
+        self.told.subscribe()
     }
 
     /// Follows changes of ACLs: of what nodes say, and of who is in one.
@@ -210,6 +219,7 @@ impl Machine {
         }
         self.acls.send_modify(|changes| *changes += 1);
         self.index.send_replace(index);
+        self.told.send_replace(index);
     }
 }
 
@@ -257,6 +267,7 @@ impl MachineStore {
             self.machine.view().state.apply_decoded(batch, entry.log_id.leader_id.term, &mut events);
             self.machine.hub.push(events);
             self.machine.index.send_modify(|_| ());
+            self.machine.told.send_modify(|_| ());
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -323,12 +334,17 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
     {
         while let Some(entry) = entries.next().await {
             let entry = entry?;
-            let index = entry.0.log_id.index;
+            let (index, is_awaited) = (entry.0.log_id.index, entry.1.is_some());
             if planted::is(Bug::EventBeforeChange) {
                 self.tell_early(&entry.0).await;
             }
             self.apply_one(entry)?;
             self.machine.index.send_replace(index);
+            if is_awaited {
+                // The router passes the answers on first.
+                tokio::task::yield_now().await;
+            }
+            self.machine.told.send_replace(index);
         }
         Ok(())
     }

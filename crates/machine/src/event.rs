@@ -54,6 +54,8 @@ pub enum Change {
         generation: u64,
         /// Whether it is held together with others.
         shared: bool,
+        /// It stood in the queue: no answer to a call says that it holds the lock now.
+        waited: bool,
     },
     /// Somebody stands in its lock's queue: those who hold it may want to give it back (spec L-7). Told when somebody
     /// begins to wait, and to those who were given the lock while others wait still. Who only tries to get the lock,
@@ -95,7 +97,7 @@ impl Event {
 }
 
 impl Change {
-    /// The handle that it speaks of, and whose that is: its session is told, whatever it watches.
+    /// The handle that it speaks of, and whose that is.
     pub fn handle(&self) -> Option<(SessionId, HandleId)> {
         match *self {
             Change::LockAcquired { session, handle, .. }
@@ -103,6 +105,15 @@ impl Change {
             | Change::LockLost { session, handle }
             | Change::HandleClosed { session, handle } => Some((session, handle)),
             _ => None,
+        }
+    }
+
+    /// The session that is told, whatever it watches: what becomes of its handle without a call of its own. What a call
+    /// does is in its answer.
+    pub fn told_to(&self) -> Option<SessionId> {
+        match *self {
+            Change::LockAcquired { waited: false, .. } | Change::LockReleased { .. } => None,
+            _ => self.handle().map(|(session, _)| session),
         }
     }
 

@@ -220,11 +220,19 @@ impl State {
         if !lock.is_none_or(|lock| lock.waiters.is_empty() && lock.takes(shared)) {
             return false;
         }
-        self.hold(who, &handle.path, handle.instance, shared, events);
+        self.hold(who, &handle.path, handle.instance, shared, false, events);
         true
     }
 
-    fn hold(&mut self, who: Who, path: &Path, instance: u64, shared: bool, events: &mut Vec<Event>) {
+    fn hold(
+        &mut self,
+        who: Who,
+        path: &Path,
+        instance: u64,
+        shared: bool,
+        waited: bool,
+        events: &mut Vec<Event>,
+    ) {
         let now_ms = self.time_ms;
         let lock = self.locks.entry(path, instance);
         let was_free = lock.holders.is_empty();
@@ -237,7 +245,7 @@ impl State {
         let (session, handle) = who;
         self.handles.place(session, handle, Place::Holding { generation });
         let revision = self.tree.revisions.stamp();
-        let change = Change::LockAcquired { session, handle, generation, shared };
+        let change = Change::LockAcquired { session, handle, generation, shared, waited };
         events.push(Event { revision, path: path.clone(), change });
     }
 
@@ -330,7 +338,7 @@ impl State {
             if let Some(lock) = self.locks.table.get_mut(&instance) {
                 Arc::make_mut(lock).waiters.remove(&ticket);
             }
-            self.hold((first.session, first.handle), &path, instance, first.shared, events);
+            self.hold((first.session, first.handle), &path, instance, first.shared, true, events);
         }
     }
 

@@ -49,7 +49,7 @@ pub struct Delivery {
     pub event: Arc<Event>,
     /// The numbers of the watches that it is for.
     pub watches: Vec<u64>,
-    /// It speaks of a handle of the follower's session.
+    /// It says what became of a handle of the follower's session, without a call of its own.
     pub own: bool,
 }
 
@@ -132,7 +132,7 @@ impl Inbox {
 
 impl State {
     fn is_own(&self, session: SessionId, place: u64, event: &Event) -> bool {
-        place >= self.own_from && event.change.handle().is_some_and(|(owner, _)| owner == session)
+        place >= self.own_from && event.change.told_to() == Some(session)
     }
 
     fn wants(&self, session: SessionId, place: u64, event: &Event) -> bool {

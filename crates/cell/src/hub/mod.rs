@@ -85,7 +85,7 @@ impl Index {
         if !self.subtree.is_empty() {
             way(&event.path).for_each(|name| take(self.subtree.get(name)));
         }
-        if let Some((session, _)) = event.change.handle() {
+        if let Some(session) = event.change.told_to() {
             take(self.sessions.get(&session));
         }
     }
@@ -153,7 +153,7 @@ impl Hub {
         EventStream { hub: Arc::clone(self), next, applied }
     }
 
-    /// Hands events to followers for as long as it is polled; `applied` changes after each entry. A second call waits
+    /// Hands events to followers for as long as it is polled; `applied` changes after the events of entries are there. A second call waits
     /// for the first to end.
     pub(crate) async fn dispatch(self: Arc<Self>, mut applied: watch::Receiver<u64>) {
         let _only = self.handing_out.lock().await;

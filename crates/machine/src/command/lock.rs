@@ -225,7 +225,7 @@ mod tests {
         let changes: Vec<Change> = cell.told().into_iter().map(|event| event.change).collect();
         let handed = [
             Change::LockReleased { session: a, handle: ha },
-            Change::LockAcquired { session: b, handle: hb, generation: 2, shared: false },
+            Change::LockAcquired { session: b, handle: hb, generation: 2, shared: false, waited: true },
             Change::LockWanted { shared: false },
         ];
         assert_eq!(changes, handed, "nobody else is woken, and the new holder hears that others wait");

@@ -17,7 +17,7 @@ pub(super) fn by_replica(event: &Event) -> events::Change {
         Change::CounterChanged { value } => format!("counts {value}"),
         Change::Deleted => "deleted".to_owned(),
         Change::AclChanged { generation } => format!("ACL changed, generation {generation}"),
-        Change::LockAcquired { session, handle, generation, shared } => {
+        Change::LockAcquired { session, handle, generation, shared, .. } => {
             acquired(session.0, handle.0, *generation, *shared)
         }
         Change::LockWanted { shared } => format!("wanted, shared {shared}"),

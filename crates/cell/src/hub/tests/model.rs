@@ -94,6 +94,7 @@ fn change(what: u8, number: u64) -> Change {
             handle,
             generation: number,
             shared: false,
+            waited: true,
         },
     }
 }
