@@ -60,8 +60,8 @@ struct Multiplexed {
 /// Why a request didn't get an answer.
 #[derive(Debug)]
 pub(crate) enum SendError {
-    /// Nothing of it reached the instance. The request, if it is there still.
-    Unsent(Option<Request<RequestBody>>, ConnectError),
+    /// Nothing of it reached the instance, and here it is again.
+    Unsent(Box<Request<RequestBody>>, ConnectError),
     /// It may have been done.
     Lost {
         error: hyper::Error,
@@ -212,7 +212,7 @@ impl Endpoint {
                 Some(sender) => sender,
                 None => match self.connect_http1(worker).await {
                     Ok(sender) => sender,
-                    Err(error) => return Err(SendError::Unsent(Some(request), error)),
+                    Err(error) => return Err(SendError::Unsent(Box::new(request), error)),
                 },
             };
             match sender.try_send_request(request).await {
@@ -226,7 +226,7 @@ impl Endpoint {
                 },
             }
         }
-        Err(SendError::Unsent(Some(request), ConnectError::Closed(self.address)))
+        Err(SendError::Unsent(Box::new(request), ConnectError::Closed(self.address)))
     }
 
     /// Sends a request by HTTP/2, as a stream beside others.
@@ -238,7 +238,7 @@ impl Endpoint {
         for _ in 0..MOST_CLOSED {
             let (mut sender, slot) = match self.multiplexed(worker).await {
                 Ok(taken) => taken,
-                Err(error) => return Err(SendError::Unsent(Some(request), error)),
+                Err(error) => return Err(SendError::Unsent(Box::new(request), error)),
             };
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, Carrier::Http2(slot))),
@@ -252,7 +252,7 @@ impl Endpoint {
                 },
             }
         }
-        Err(SendError::Unsent(Some(request), ConnectError::Closed(self.address)))
+        Err(SendError::Unsent(Box::new(request), ConnectError::Closed(self.address)))
     }
 
     fn shared_http2(&self, worker: &Worker) -> Option<(Http2, StreamSlot)> {
@@ -268,35 +268,29 @@ impl Endpoint {
     async fn multiplexed(&self, worker: &Arc<Worker>) -> Result<(Http2, StreamSlot), ConnectError> {
         let of = self.of(worker);
         let failures = of.failures.load(Relaxed);
-        loop {
-            if let Some(taken) = self.shared_http2(worker) {
-                return Ok(taken);
-            }
-            let _alone = of.connecting.lock().await;
-            if let Some(taken) = self.shared_http2(worker) {
-                return Ok(taken);
-            }
-            if of.failures.load(Relaxed) != failures {
-                // All that waited would else try in turns, each for as long.
-                return Err(ConnectError::Shared(self.address));
-            }
-            match self.connect_http2(worker).await {
-                Ok(sender) => {
-                    let streams = Arc::default();
-                    let slot = StreamSlot::take(&streams);
-                    let one = Multiplexed { sender: sender.clone(), streams, used: Instant::now() };
-                    let mut all = of.multiplexed.lock();
-                    if !self.is_gone() {
-                        all.push(one);
-                    }
-                    return Ok((sender, slot));
-                }
-                Err(error) => {
-                    of.failures.fetch_add(1, Relaxed);
-                    return Err(error);
-                }
-            }
+        if let Some(taken) = self.shared_http2(worker) {
+            return Ok(taken);
         }
+        let _alone = of.connecting.lock().await;
+        if let Some(taken) = self.shared_http2(worker) {
+            return Ok(taken);
+        }
+        if of.failures.load(Relaxed) != failures {
+            // All that waited would else try in turns, each for as long.
+            return Err(ConnectError::Shared(self.address));
+        }
+        let sender = self.connect_http2(worker).await.inspect_err(|_| {
+            of.failures.fetch_add(1, Relaxed);
+        })?;
+        let streams = Arc::default();
+        let slot = StreamSlot::take(&streams);
+        let one = Multiplexed { sender: sender.clone(), streams, used: Instant::now() };
+        let mut all = of.multiplexed.lock();
+        // Looked at under the lock: who leaves empties it after the mark is set.
+        if !self.is_gone() {
+            all.push(one);
+        }
+        Ok((sender, slot))
     }
 
     /// A new connection as bytes.

@@ -226,9 +226,9 @@ impl Failure {
     fn of(error: SendError, plan: &Plan) -> (Option<request::Parts>, Self) {
         match error {
             SendError::Unsent(request, why) => {
-                let head = request.map(|request| request.into_parts().0);
                 let status = StatusCode::SERVICE_UNAVAILABLE;
-                (head, Failure { status, reason: why.to_string(), safe: true, blameless: false })
+                let failure = Failure { status, reason: why.to_string(), safe: true, blameless: false };
+                (Some(request.into_parts().0), failure)
             }
             SendError::Lost { error, unprocessed, stale } => {
                 let failure = Failure {

@@ -133,14 +133,11 @@ pub(crate) fn prepare(head: &mut request::Parts, authority: &Authority, origin: 
 pub(crate) fn for_http1(head: &mut request::Parts, authority: &Authority) {
     head.version = Version::HTTP_11;
     head.headers.remove(TE);
-    if !head.headers.contains_key(HOST)
-        || head.uri.authority().is_some_and(|own| {
-            head.headers.get(HOST).is_none_or(|host| host.as_bytes() != own.as_str().as_bytes())
-        })
+    let own = head.headers.get(HOST).map(HeaderValue::as_bytes);
+    if own != Some(authority.as_str().as_bytes())
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
     {
-        if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
-            head.headers.insert(HOST, host);
-        }
+        head.headers.insert(HOST, host);
     }
     if head.uri.authority().is_some() {
         let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -197,10 +194,10 @@ fn forwarded(headers: &mut HeaderMap, authority: &Authority, origin: Origin) {
     if !origin.trusted || !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if origin.tls { "https" } else { "http" }));
     }
-    if !origin.trusted || !headers.contains_key(FORWARDED_HOST) {
-        if let Ok(value) = HeaderValue::from_str(authority.as_str()) {
-            headers.insert(FORWARDED_HOST, value);
-        }
+    if (!origin.trusted || !headers.contains_key(FORWARDED_HOST))
+        && let Ok(value) = HeaderValue::from_str(authority.as_str())
+    {
+        headers.insert(FORWARDED_HOST, value);
     }
 }
 

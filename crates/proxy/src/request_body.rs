@@ -213,7 +213,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
-            RequestBody::Of { position: 0, length, .. } => length.clone(),
+            RequestBody::Of { position: 0, length, .. } => *length,
             RequestBody::Of { .. } => SizeHint::default(),
         }
     }

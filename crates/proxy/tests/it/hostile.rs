@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bramah_proxy::{Limits, Settings, Times};
+use bramah_proxy::{Limits, Settings};
 use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -131,7 +131,8 @@ async fn f_2_endless_heads_are_refused() {
 #[tokio::test]
 async fn f_2_slow_heads_and_idle_connections_are_closed() {
     let server = Server::named("a").await;
-    let running = Running::start(impatient(), &[server.address]).await;
+    let settings = impatient(|times| (times.head, times.idle) = (SHORT, SHORT));
+    let running = Running::start(settings, &[server.address]).await;
     let mut silent = running.client().await;
     let mut slow = running.client().await;
     let mut preface = running.client().await;
@@ -158,7 +159,7 @@ async fn f_2_slow_heads_and_idle_connections_are_closed() {
 async fn f_2_bodies_have_a_limit() {
     let server = Server::mirror(false).await;
     let limits = Limits { body_bytes: 100_000, ..Limits::default() };
-    let running = Running::start(Settings { limits, ..impatient() }, &[server.address]).await;
+    let running = Running::start(with_limits(limits), &[server.address]).await;
 
     let mut announced = running.client().await;
     announced.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100001\r\n\r\n").await;
@@ -173,11 +174,17 @@ async fn f_2_bodies_have_a_limit() {
     }
     assert!(sent < 1_000, "16 MB were taken");
 
-    let mut stops = running.client().await;
-    stops.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhel").await;
-    let (answer, _) = stops.rest().await;
-    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
     others_are_served(&running).await;
+
+    for settings in [impatient(|times| times.request = SHORT), impatient(|times| times.stream_idle = SHORT)] {
+        let running = Running::start(settings, &[server.address]).await;
+        let mut stops = running.client().await;
+        stops.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhel").await;
+        let (answer, _) = stops.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+        until("it is over", || running.figures().requests_now == 0).await;
+        assert_eq!(running.figures().instances[0].failures, 0, "it's not to blame");
+    }
 }
 
 /// Spec F-2: a client that vanishes half-way takes its request at the instance with it.
@@ -222,7 +229,8 @@ async fn f_2_a_client_that_does_not_read_is_closed() {
         async { answer }
     })
     .await;
-    let running = Running::start(impatient(), &[server.address]).await;
+    let settings = impatient(|times| times.stream_idle = SHORT);
+    let running = Running::start(settings, &[server.address]).await;
     let mut client = running.client().await;
     client.send("GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await;
     others_are_served(&running).await;
@@ -306,7 +314,8 @@ async fn f_2_instances_have_so_much_time() {
         tokio::time::sleep(Duration::from_secs(100)).await;
     })
     .await;
-    let running = Running::start(impatient(), &[address]).await;
+    let settings = impatient(|times| (times.request, times.stream_idle) = (SHORT, SHORT));
+    let running = Running::start(settings, &[address]).await;
     let mut client = running.client().await;
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
     assert_eq!(client.answer().await.status, 504);
@@ -477,9 +486,8 @@ async fn f_2_endless_continuations_and_garbage_end_the_connection() {
 #[tokio::test]
 async fn f_2_idle_connections_of_http_2_are_closed() {
     let server = Server::named("a").await;
-    let settings = impatient();
-    let times = Times { head: Duration::from_millis(100), ..settings.times };
-    let running = Running::start(Settings { times, ..settings }, &[server.address]).await;
+    let settings = impatient(|times| times.idle = SHORT);
+    let running = Running::start(settings, &[server.address]).await;
     let ping = |_| frame(6, 0, 0, &[0; 8]);
     let tcp = TcpStream::connect(running.address()).await.expect("a connection");
     let (mut reader, mut writer) = tcp.into_split();

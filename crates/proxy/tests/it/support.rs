@@ -65,17 +65,13 @@ impl Running {
     }
 }
 
-/// Short times, for tests of what takes too long.
-pub(crate) fn impatient() -> Settings {
-    let short = Duration::from_millis(200);
-    let times = Times {
-        head: short,
-        idle: short,
-        request: short,
-        stream_idle: short,
-        connect: short,
-        ..Times::default()
-    };
+/// Long enough to do something in it, and short enough to wait for.
+pub(crate) const SHORT: Duration = Duration::from_millis(300);
+
+/// Some times are short, for tests of what takes too long.
+pub(crate) fn impatient(shorten: impl FnOnce(&mut Times)) -> Settings {
+    let mut times = Times::default();
+    shorten(&mut times);
     Settings { times, ..Settings::default() }
 }
 
