@@ -13,8 +13,12 @@ use crate::processes::{Output, Process};
 /// Where Debian's package puts it, which is on no user's path.
 const PROGRAM: &str = "/usr/sbin/nginx";
 /// The peer, and what makes the loads.
-const PACKAGES: [(&str, &str); 3] =
-    [("nginx-light", PROGRAM), ("wrk", "/usr/bin/wrk"), ("nghttp2-client", "/usr/bin/h2load")];
+const PACKAGES: [(&str, &str); 4] = [
+    ("nginx-light", PROGRAM),
+    ("wrk", "/usr/bin/wrk"),
+    ("nghttp2-client", "/usr/bin/h2load"),
+    ("nghttp2-server", "/usr/bin/nghttpd"),
+];
 
 /// Installs what is missing of Debian's packages. Gives back nginx's version.
 pub(super) fn install() -> Result<String> {
@@ -34,11 +38,12 @@ pub(super) fn install() -> Result<String> {
     Ok(text.trim().rsplit('/').next().unwrap_or_default().to_owned())
 }
 
-/// Two instances that answer with some bytes, by HTTP/1.1 and by HTTP/2.
+/// Two instances each: nginx's answer some bytes by HTTP/1.1, and nghttp2's give back what they get by HTTP/2. (nginx itself answers
+/// before it has read a body, and refuses the rest of it, which its own proxy takes for a failure.)
 pub(super) struct Instances {
     http1: Vec<String>,
     http2: Vec<String>,
-    _process: Process,
+    _processes: Vec<Process>,
 }
 
 impl Instances {
@@ -51,23 +56,27 @@ pub(super) fn instances(folder: &Path, cores: &str) -> Result<Instances> {
     let addresses = || Ok::<_, anyhow::Error>(vec![free_address()?, free_address()?]);
     let (http1, http2) = (addresses()?, addresses()?);
     let mut servers = String::new();
-    for (listen, kind) in http1
-        .iter()
-        .map(|address| (address.clone(), "text/plain"))
-        .chain(http2.iter().map(|address| (format!("{address} http2"), "application/grpc")))
-    {
+    for listen in &http1 {
         servers += &format!(
-            "server {{ listen {listen} backlog=4096; default_type {kind}; location / {{ return 200 \"0123456789\"; }} }}\n"
+            "server {{ listen {listen} backlog=4096; location / {{ return 200 \"0123456789\"; }} }}\n"
         );
     }
     let file = write(folder, "instances", "1", &servers)?;
     let mut command = pinned(cores, PROGRAM);
     command.arg("-c").arg(&file).arg("-p").arg(folder);
-    let process = Process::start(command, &folder.join("nginx-instances.log"), Output::Log)?;
-    for address in http1.iter().chain(&http2) {
-        wait_until_listening(&process, address)?;
+    let mut processes = vec![Process::start(command, &folder.join("nginx-instances.log"), Output::Log)?];
+    for address in &http1 {
+        wait_until_listening(&processes[0], address)?;
     }
-    Ok(Instances { http1, http2, _process: process })
+    for address in &http2 {
+        let (host, port) = address.rsplit_once(':').context("an address without a port")?;
+        let mut command = pinned(cores, "nghttpd");
+        command.args(["--no-tls", "--echo-upload", "--address", host, "--htdocs"]).arg(folder).arg(port);
+        let process = Process::start(command, &folder.join("nghttpd.log"), Output::Log)?;
+        wait_until_listening(&process, address)?;
+        processes.push(process);
+    }
+    Ok(Instances { http1, http2, _processes: processes })
 }
 
 /// As its documentation says to proxy with connections that are kept.
