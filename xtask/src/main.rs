@@ -31,6 +31,11 @@ Usage: cargo xtask COMMAND [OPTIONS]
                          --turns N    of each system (3); medians are taken over them
                          --kills N    of a leader for each system, for `failover` (9)
                          --json       one object on one line at the end
+  bench --peer nginx   bramah proxy and nginx in turns, alone on one core; installs Debian's packages
+                         --quick      in under five minutes
+                         --seconds S  of measuring each (10; with --quick 4)
+                         --turns N    of each proxy (5; with --quick 2); medians are taken over them
+                         --json       one object on one line at the end
   soak [--minutes M]   three replicas under full load without faults: elections, memory and disk over time
                          --minutes M  (10)
                          --json       one object on one line at the end

@@ -1,11 +1,13 @@
 //! The command line: what can be typed, and its help.
 
 mod locks;
+mod proxy;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use locks::*;
+pub use proxy::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -89,6 +91,8 @@ pub enum Command {
     Server(ServerArgs),
     /// Run a whole cell in this process, for development; its data stays
     Dev(DevArgs),
+    /// Carry requests to the instances of a service: HTTP, gRPC, WebSocket, TCP
+    Proxy(ProxyArgs),
     /// Watch three replicas count exactly while their leader is killed
     Demo(DemoArgs),
     /// Load a cell and measure it

@@ -1,13 +1,15 @@
-//! `cargo xtask bench --peer etcd`: both systems on this machine, in turns, under the same load.
+//! `cargo xtask bench --peer etcd`: both systems on this machine, in turns, under the same load. `--peer nginx` is in `proxy`.
 
 mod bramah;
 mod cell;
 mod etcd;
 mod failover;
 mod load;
+mod proxy;
 mod report;
 pub(crate) mod soak;
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -40,7 +42,14 @@ struct Plan {
     json: bool,
 }
 
-pub(crate) fn run(arguments: lexopt::Parser) -> Result<ExitCode> {
+pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
+    // Each peer has measurements of its own, and so arguments.
+    let all: Vec<OsString> = arguments.raw_args()?.collect();
+    let names = |words: &[OsString]| words[0] == "--peer" && words[1] == proxy::PEER;
+    let arguments = lexopt::Parser::from_args(all.clone());
+    if all.windows(2).any(names) {
+        return proxy::run(arguments);
+    }
     let plan = Plan::read(arguments)?;
     processes::end_all_on_signal()?;
     let root = workspace::root()?;
@@ -85,7 +94,7 @@ impl Plan {
             }
         }
         if peer.as_deref() != Some(PEER) {
-            bail!("compare with what? --peer {PEER} is the only one there is");
+            bail!("compare with what? there are --peer {PEER} and --peer {}", proxy::PEER);
         }
         let wanted = |key: &str, otherwise: bool| {
             if only.is_empty() { otherwise } else { only.iter().any(|only| only == key) }

@@ -14,9 +14,10 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("cell", &["machine", "wire"], &["fuzz"]),
     ("client", &["wire"], &["fuzz", "server"]),
     ("dns", &[], &["fuzz"]),
+    ("proxy", &["balance", "client"], &["fuzz"]),
     ("server", &["cell", "machine", "wire"], &["client", "fuzz"]),
     ("sim", &["cell", "client", "machine", "server", "wire"], &[]),
-    ("bramah", &["client", "server"], &["fuzz", "sim"]),
+    ("bramah", &["client", "proxy", "server"], &["fuzz", "sim"]),
     // It tests a workspace that does not compile, so it must compile without it.
     ("xtask", &[], &[]),
 ];

@@ -8,6 +8,7 @@ pub mod dev;
 pub mod elect;
 pub mod lock;
 pub mod member;
+pub mod proxy;
 pub mod server;
 pub mod session;
 pub mod show_tree;
@@ -38,6 +39,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Settings => printer.bytes(settings::page::page().as_bytes()),
         Command::Server(args) => block_on(server::run(args)),
         Command::Dev(args) => block_on(dev::run(&shared, args)),
+        Command::Proxy(args) => block_on(proxy::run(&shared, args)),
         Command::Demo(args) => block_on(demo::run(&shared, args)),
         Command::Counter(command) => block_on(counter::run(&shared, command)),
         Command::Get(args) => block_on(tree::get(&shared, args)),

@@ -17,7 +17,7 @@ pub async fn run(args: ServerArgs) -> Result<(), Failure> {
     let values = source::collect(args.config.as_deref(), std::env::vars(), args.flags);
     let settings =
         values.and_then(Settings::from_values).map_err(|error| Failure::usage(error.to_string()))?;
-    start_logging(&settings)?;
+    start_log(&settings.log_level, settings.log_json)?;
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
@@ -82,7 +82,7 @@ impl Signals {
 }
 
 /// From now on the kernel kills this process when the one that started it dies.
-fn exit_with_parent(parent: u32) -> Result<(), Failure> {
+pub fn exit_with_parent(parent: u32) -> Result<(), Failure> {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| Failure::refused(format!("cannot tie this process to process {parent}: {error}")))?;
@@ -140,16 +140,15 @@ impl From<StartError> for Failure {
 }
 
 /// The process's own log goes to standard error.
-fn start_logging(settings: &Settings) -> Result<(), Failure> {
+pub fn start_log(level: &str, json: bool) -> Result<(), Failure> {
     use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log_level).map_err(|error| {
+    let filter = tracing_subscriber::EnvFilter::try_new(level).map_err(|error| {
         Failure::usage(format!(
-            "`log_level`: {:?} is not a filter ({error}); write info, or info,openraft=warn",
-            settings.log_level
+            "`log_level`: {level:?} is not a filter ({error}); write info, or info,openraft=warn"
         ))
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = if settings.log_json {
+    let started = if json {
         builder.json().try_init()
     } else {
         builder.with_ansi(std::io::stderr().is_terminal()).try_init()
