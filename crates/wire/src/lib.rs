@@ -15,3 +15,9 @@ pub mod transport;
 pub mod v1 {
     tonic::include_proto!("bramah.v1");
 }
+
+/// The gRPC health protocol, which instances are asked by.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod grpc_health {
+    tonic::include_proto!("grpc.health.v1");
+}
