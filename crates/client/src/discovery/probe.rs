@@ -76,13 +76,14 @@ async fn http(authority: &str, path: &str) -> Result<Observed, String> {
         .body(Empty::new())
         .map_err(|error| error.to_string())?;
     let answer = sender.send_request(request);
-    // The connection is dropped, whatever more would come: only the status counts.
-    let status = tokio::select! {
-        answer = answer => answer.map_err(|error| with_causes(&error))?.status(),
-        ended = connection => {
-            return Err(ended.err().map_or_else(|| "closed without an answer".into(), |error| with_causes(&error)));
-        }
+    tokio::pin!(answer);
+    let answered = tokio::select! {
+        answered = &mut answer => answered,
+        // It may have ended with the answer, or without.
+        _ = connection => answer.await,
     };
+    // The connection is dropped, whatever more would come: only the status counts.
+    let status = answered.map_err(|error| with_causes(&error))?.status();
     let health = match status.as_u16() {
         200..300 => Health::Passing,
         429 => Health::Warning,

@@ -76,8 +76,10 @@ impl Wanted {
 impl Registration {
     pub(super) async fn begin(client: Client, path: String, instance: Instance) -> Result<Self, Error> {
         let path: Arc<str> = path.into();
-        let (wanted, asked) = watch::channel(Wanted::new(instance)?);
-        let first = Present::make(&client, &path, &asked.borrow().contents.clone()).await?;
+        let first = Wanted::new(instance)?;
+        let contents = first.contents.clone();
+        let (wanted, asked) = watch::channel(first);
+        let first = Present::make(&client, &path, &contents).await?;
         let (teller, state) =
             watch::channel(RegistrationState::Registered { session: first.handle.session() });
         let keeper = Keeper { client: client.clone(), path: path.clone(), asked, teller };
