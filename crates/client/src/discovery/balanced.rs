@@ -72,12 +72,15 @@ impl Drop for Follow {
     }
 }
 
+/// By id.
+type Slots<S> = HashMap<Arc<str>, Arc<Slot<S>>>;
+
 struct Inner<C: Connector<R>, R> {
     service: Arc<str>,
     connector: C,
     clock: Clock,
     balancer: Balancer,
-    slots: RwLock<HashMap<Arc<str>, Arc<Slot<C::Service>>>>,
+    slots: RwLock<Slots<C::Service>>,
     tries: TrySettings,
     budget: RetryBudget,
     chance: Chance,

@@ -120,7 +120,8 @@ mod tests {
                 let needed = if now > before { fall } else { rise } as usize;
                 prop_assert!(now != before && index + 1 - last >= needed);
                 let run = &seen[index + 1 - needed..=index];
-                prop_assert!(run.iter().all(|one| if now > before { *one >= now } else { *one <= now }));
+                let borne_out = run.iter().all(|one| if now > before { *one >= now } else { *one <= now });
+                prop_assert!(borne_out);
                 prop_assert!(run.contains(&now));
                 (before, last) = (now, index + 1);
             }
@@ -135,9 +136,13 @@ mod tests {
             fall in 1_u32..6,
         ) {
             let mut state = HealthState::new(Passing, rise, fall);
-            seen.iter().for_each(|one| drop(state.observe(*one)));
+            for one in seen {
+                state.observe(one);
+            }
             // A run that was begun may end half-way; then comes one more.
-            (0..2 * rise.max(fall)).for_each(|_| drop(state.observe(end)));
+            for _ in 0..2 * rise.max(fall) {
+                state.observe(end);
+            }
             prop_assert_eq!(state.health(), end);
         }
     }

@@ -44,6 +44,7 @@ use std::sync::Arc;
 
 pub use balanced::{Balanced, CallSettings};
 pub use bramah_balance as balance;
+pub use bramah_wire::grpc_health;
 pub use bramah_wire::registry::{
     Check, Health, Instance, Invalid, Probe, ROOT, instance_path, is_name, service_path, valid_name,
 };
@@ -54,7 +55,7 @@ pub use grpc::{GrpcChannel, GrpcConnection, GrpcConnector, GrpcError, GrpcReques
 pub use health::HealthState;
 pub use probe::{Observed, probe};
 pub use registration::{Registration, RegistrationState};
-pub use snapshot::{Change, Instances, Registered, Snapshot, Update};
+pub use snapshot::{Change, Instances, InvalidFiles, Registered, Snapshot, Update};
 pub use watching::{Reads, ServiceWatch};
 
 use crate::client::Client;

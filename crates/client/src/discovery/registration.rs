@@ -129,7 +129,7 @@ impl Registration {
         let (wanted, checked) = (self.wanted.clone(), self.instance());
         let running = tokio::spawn(async move {
             let health = || wanted.borrow().instance.health;
-            let write = |health| std::future::ready(set_health(&wanted, health));
+            let write = async |health| set_health(&wanted, health);
             checker::run(&checked, &check, &Semaphore::new(1), health, write).await;
         });
         if let Some(before) = self.checks.lock().replace(running) {
@@ -326,17 +326,20 @@ impl Keeper {
                 return Some(RegistrationState::Removed);
             }
             Error::Closed { .. } => return Some(RegistrationState::Deregistered),
-            Error::SessionExpired { .. } => {
-                info!(%path, "the session expired, and the instance with it: it is registered again");
-                *present = None;
-            }
-            ref error if error.is_retryable() => {
-                warn!(%path, %error, "the registration cannot be kept up now; it is tried again");
-            }
-            error => {
+            Error::InvalidArgument { .. }
+            | Error::PermissionDenied { .. }
+            | Error::Unauthenticated { .. }
+            | Error::HandleLacksRight { .. }
+            | Error::TooLarge { .. }
+            | Error::WrongKind { .. } => {
                 warn!(%path, %error, "the registration is refused");
                 return Some(RegistrationState::Refused { error });
             }
+            Error::SessionExpired { .. } | Error::UnknownHandle { .. } => {
+                info!(%path, %error, "the instance went with its session or handle: it is registered again");
+                *present = None;
+            }
+            ref error => warn!(%path, %error, "the registration cannot be kept up now; it is tried again"),
         }
         self.teller.send_replace(RegistrationState::Away { error });
         None

@@ -28,6 +28,9 @@ pub struct Registered {
 /// The instances of a service, by id.
 pub type Instances = Arc<BTreeMap<Arc<str>, Arc<Registered>>>;
 
+/// What should be instances and is none, by service and id.
+pub type InvalidFiles = BTreeMap<(Arc<str>, Arc<str>), Invalid>;
+
 /// Services and their instances as they were at one moment. It never changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -37,7 +40,7 @@ pub struct Snapshot {
     /// By name; those alone that have an instance.
     pub services: BTreeMap<Arc<str>, Instances>,
     /// Files that should be instances and are none, by service and id, with the reason.
-    pub invalid: Arc<BTreeMap<(Arc<str>, Arc<str>), Invalid>>,
+    pub invalid: Arc<InvalidFiles>,
 }
 
 /// What a [`ServiceWatch`](super::ServiceWatch) tells.
