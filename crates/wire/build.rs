@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-const PROTOS: [&str; 2] = ["proto/bramah/v1/bramah.proto", "proto/bramah/v1/peer.proto"];
+const PROTOS: [&str; 3] =
+    ["proto/bramah/v1/bramah.proto", "proto/bramah/v1/peer.proto", "proto/grpc/health/v1/health.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for proto in PROTOS {

@@ -2,12 +2,14 @@
 
 mod locks;
 mod proxy;
+mod services;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use locks::*;
 pub use proxy::*;
+pub use services::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -120,6 +122,11 @@ pub enum Command {
     Elect(ElectArgs),
     /// Print what happens to a node, or run a command each time
     Watch(WatchArgs),
+    /// Services: register instances, look them up, watch and check them
+    #[command(subcommand)]
+    Service(ServiceCommand),
+    /// Run a command as an instance of a service: registered while it runs and its check passes
+    Run(RunServiceArgs),
     /// Do several things in one step, if all guards hold
     Txn(TxnArgs),
     /// Show and change who may do what with a node

@@ -250,8 +250,12 @@ impl Client {
     /// [`Error::NotFound`], and [`Error::WrongKind`] for a node that is no directory; [`Error::RevisionGone`] when
     /// the moment was over before all was read, three times.
     pub async fn list(&self, path: impl Into<String>) -> Result<Vec<DirectoryEntry>, Error> {
-        let path = path.into();
-        read_all(|after, revision| self.list_page_at(path.clone(), after, 0, revision)).await
+        Ok(self.list_at(&path.into()).await?.0)
+    }
+
+    /// As [`Client::list`], with the revision that it shows.
+    pub(crate) async fn list_at(&self, path: &str) -> Result<(Vec<DirectoryEntry>, u64), Error> {
+        read_all(|after, revision| self.list_page_at(path, after, 0, revision)).await
     }
 
     /// The children of a directory whose names come after `after` (empty: from the first), at most `limit` of
@@ -288,7 +292,7 @@ impl Client {
 }
 
 /// All pages of a directory at one revision, from the first one again if that is gone before the last.
-pub(crate) async fn read_all<F>(read: impl Fn(String, u64) -> F) -> Result<Vec<DirectoryEntry>, Error>
+pub(crate) async fn read_all<F>(read: impl Fn(String, u64) -> F) -> Result<(Vec<DirectoryEntry>, u64), Error>
 where
     F: Future<Output = Result<DirectoryPage, Error>>,
 {
@@ -308,7 +312,7 @@ where
         let last = !page.more || page.entries.is_empty();
         entries.extend(page.entries);
         if last {
-            return Ok(entries);
+            return Ok((entries, revision));
         }
     }
 }

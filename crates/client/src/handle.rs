@@ -289,7 +289,7 @@ impl Handle {
     /// # Errors
     /// As [`Client::list`] and [`Handle::contents`].
     pub async fn read_dir(&self) -> Result<Vec<DirectoryEntry>, Error> {
-        read_all(|after, revision| self.read_dir_page(after, 0, revision)).await
+        Ok(read_all(|after, revision| self.read_dir_page(after, 0, revision)).await?.0)
     }
 
     /// As [`Client::list_page_at`].
@@ -395,6 +395,13 @@ impl Handle {
         let sequencer = sequencer.map(v1::Sequencer::from);
         let tie = v1::SetSequencer { handle: self.grip.handle, sequencer };
         crate::admin::done(self.call(Op::SetSequencer(tie)).await?)
+    }
+
+    /// Waits until no call through the handle can succeed any more, as far as this client learns of it: at the end of the
+    /// session, not when the node is deleted.
+    pub(crate) async fn ended(&self) {
+        // The sender lives in the grip.
+        let _ = self.grip.changes().wait_for(|state| state.ended.is_some()).await;
     }
 
     /// Closes the handle, and waits until the cell knows, for the client's deadline at most. It never fails: at the

@@ -56,6 +56,7 @@ mod builder;
 mod calls;
 mod client;
 mod counter;
+pub mod discovery;
 mod error;
 mod files;
 #[cfg(test)]

@@ -31,6 +31,20 @@ pub(crate) async fn run(
     grace: Duration,
     lost: impl Future<Output = String>,
 ) -> Result<Ended, Failure> {
+    run_with(command_line, environment, grace, lost, std::future::ready(())).await
+}
+
+/// The same; when this process is told to end, `first` is done before the command is told so.
+///
+/// # Errors
+/// When it can't be started.
+pub(crate) async fn run_with(
+    command_line: &[String],
+    environment: &[(&str, String)],
+    grace: Duration,
+    lost: impl Future<Output = String>,
+    first: impl Future<Output = ()>,
+) -> Result<Ended, Failure> {
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let mut child = Running::start(command_line, environment)?;
     tokio::select! {
@@ -39,8 +53,14 @@ pub(crate) async fn run(
             child.stop(grace).await?;
             Ok(Ended::Stopped(why))
         }
-        _ = terminate.recv() => Ok(Ended::Done(child.stop(grace).await?)),
-        _ = interrupt.recv() => Ok(Ended::Done(child.interrupted(grace).await?)),
+        _ = terminate.recv() => {
+            first.await;
+            Ok(Ended::Done(child.stop(grace).await?))
+        }
+        _ = interrupt.recv() => {
+            first.await;
+            Ok(Ended::Done(child.interrupted(grace).await?))
+        }
     }
 }
 

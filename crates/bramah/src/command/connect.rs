@@ -15,17 +15,27 @@ const EXPLAIN_LIMIT: Duration = Duration::from_secs(1);
 /// A client for one command, whose calls take at most `--timeout`.
 pub async fn client(shared: &Shared) -> Result<Client, Failure> {
     // For one call it is not worth going on to the leader: every replica takes every call.
-    connect(shared, "bramah command line", Route::Fixed(0)).await
+    connect(shared, "bramah command line", Route::Fixed(0), Duration::ZERO).await
 }
 
 /// A client for a command that goes on for long. `what` it does is seen by whoever lists sessions.
 pub async fn long_client(shared: &Shared, what: &str) -> Result<Client, Failure> {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    connect(shared, &format!("{what} ({host}, process {})", std::process::id()), Route::Leader).await
+    client_with_lease(shared, what, Duration::ZERO).await
 }
 
-async fn connect(shared: &Shared, name: &str, route: Route) -> Result<Client, Failure> {
-    let mut builder = Client::builder().addresses(&shared.addresses[..]).route(route);
+/// The same, whose session outlives its last sign of life by this lease; zero: by what the cell gives.
+pub async fn client_with_lease(shared: &Shared, what: &str, lease: Duration) -> Result<Client, Failure> {
+    let name = format!("{what} ({}, process {})", host_name(), std::process::id());
+    connect(shared, &name, Route::Leader, lease).await
+}
+
+/// This host's name.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+async fn connect(shared: &Shared, name: &str, route: Route, lease: Duration) -> Result<Client, Failure> {
+    let mut builder = Client::builder().addresses(&shared.addresses[..]).route(route).lease(lease);
     if let Some(file) = &shared.token_file {
         builder = builder.token_file(file);
     }

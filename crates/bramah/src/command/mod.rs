@@ -9,7 +9,9 @@ pub mod elect;
 pub mod lock;
 pub mod member;
 pub mod proxy;
+pub mod run_service;
 pub mod server;
+pub mod service;
 pub mod session;
 pub mod show_tree;
 pub mod status;
@@ -55,6 +57,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Txn(args) => block_on(txn::run(&shared, args)),
         Command::Acl(command) => block_on(acl::acl(&shared, command)),
         Command::Quota(command) => block_on(acl::quota(&shared, command)),
+        Command::Service(command) => block_on(service::run(&shared, command)),
+        Command::Run(args) => block_on(run_service::run(&shared, args)),
         Command::Session(command) => block_on(session::run(&shared, command)),
         Command::Token(command) => token::run(&shared, command),
         Command::Member(command) => block_on(member::run(&shared, command)),

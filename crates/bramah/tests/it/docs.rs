@@ -9,8 +9,14 @@ use std::process::{Command, Stdio};
 
 use crate::support::{BRAMAH, TestCell, finish};
 
-const GUIDES: [&str; 5] =
-    ["docs/getting-started.md", "docs/locks.md", "docs/elections.md", "docs/sessions.md", "docs/watching.md"];
+const GUIDES: [&str; 6] = [
+    "docs/getting-started.md",
+    "docs/locks.md",
+    "docs/elections.md",
+    "docs/sessions.md",
+    "docs/watching.md",
+    "docs/discovery.md",
+];
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/bramah is two below").to_owned()
@@ -147,14 +153,20 @@ fn without_spaces(text: &str) -> String {
 }
 
 #[test]
-fn the_example_of_the_guides_runs() {
-    let program = Path::new(BRAMAH).with_file_name("examples").join("locks");
+fn the_examples_of_the_guides_run() {
+    let of_locks = ["visitor 1", "held as /jobs/backup#x", "node-1 leads in term 1", "ContentsModified"];
+    example_tells("locks", &of_locks);
+    example_tells("services", &["web-1 is at 10.0.0.7:8080", "carts: no instance to send this call to"]);
+}
+
+fn example_tells(name: &str, lines: &[&str]) {
+    let program = Path::new(BRAMAH).with_file_name("examples").join(name);
     let example =
         Command::new(program).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let output = finish(example.expect("cargo builds examples with tests"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let told = String::from_utf8_lossy(&output.stdout);
-    for line in ["visitor 1", "held as /jobs/backup#x", "node-1 leads in term 1", "ContentsModified"] {
+    for line in lines {
         assert!(told.contains(line), "{line:?} is not in {told}");
     }
 }

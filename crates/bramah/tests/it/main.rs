@@ -6,5 +6,6 @@ mod docs;
 mod members;
 mod real;
 mod server;
+mod services;
 mod settings;
 mod support;

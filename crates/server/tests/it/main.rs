@@ -1,5 +1,6 @@
-//! The front of a running replica, spoken to in its own protocol.
+//! The front of a running replica, spoken to in its own protocol and by the client.
 
+mod discovery;
 mod handles;
 mod listings;
 mod principals;

@@ -13,13 +13,13 @@ use crate::raw::{self, Alone, LIMIT};
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// A cell, with a client at each of its replicas.
-struct Cell {
-    clients: Vec<Client>,
-    _replicas: Vec<Alone>,
+pub(crate) struct Cell {
+    pub(crate) clients: Vec<Client>,
+    pub(crate) replicas: Vec<Alone>,
     _turn: MutexGuard<'static, ()>,
 }
 
-async fn cell() -> Cell {
+pub(crate) async fn cell() -> Cell {
     let _turn = TURN.lock().await;
     let mut replicas = in_time(raw::three()).await;
     let addresses: Vec<_> =
@@ -30,10 +30,10 @@ async fn cell() -> Cell {
             Client::builder().addresses(addresses.clone()).route(Route::Fixed(index)).deadline(LIMIT);
         clients.push(builder.connect().await.expect("a cell of three has a leader in time"));
     }
-    Cell { clients, _replicas: replicas, _turn }
+    Cell { clients, replicas, _turn }
 }
 
-async fn in_time<T>(what: impl Future<Output = T>) -> T {
+pub(crate) async fn in_time<T>(what: impl Future<Output = T>) -> T {
     timeout(LIMIT, what).await.expect("in time")
 }
 
