@@ -14,7 +14,7 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("cell", &["machine", "wire"], &["fuzz"]),
     ("client", &["balance", "wire"], &["fuzz", "server"]),
     ("dns", &[], &["fuzz"]),
-    ("server", &["cell", "machine", "wire"], &["client", "fuzz"]),
+    ("server", &["cell", "dns", "machine", "wire"], &["client", "fuzz"]),
     ("sim", &["cell", "client", "machine", "server", "wire"], &[]),
     ("bramah", &["client", "server"], &["fuzz", "sim"]),
     // It tests a workspace that does not compile, so it must compile without it.
