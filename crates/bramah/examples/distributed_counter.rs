@@ -29,6 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             join: Vec::new(),
             max_connections: 100,
             token_key_file: None,
+            dns: None,
             tuning: Tuning::default(),
         });
         nodes.push(node.await?);

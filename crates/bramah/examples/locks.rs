@@ -136,6 +136,7 @@ async fn start(folder: &std::path::Path) -> Result<Server, Box<dyn std::error::E
         join: Vec::new(),
         max_connections: 100,
         token_key_file: None,
+        dns: None,
         tuning: Tuning::default(),
     };
     Ok(Server::start(config).await?)

@@ -382,6 +382,8 @@ pub enum Workload {
     /// One caller writes a file, and the clients watch it: an operation is an event delivered to one of them, the
     /// latency is that of the writes
     Watch,
+    /// Hold a session for each client, with a connection and a watch of its own, and do nothing: what replicas spend on that
+    Idle,
     /// One caller that writes all the time and prints a line for each acknowledged write
     Probe,
 }

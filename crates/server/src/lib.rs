@@ -15,3 +15,6 @@ pub use principals::{KeyFileError, MIN_TOKEN_KEY_BYTES, TokenError, TokenKey};
 
 pub use bramah_cell::{LogOptions, Member, ReplicaId, StartError, Tuning};
 pub use server::{Server, ServerConfig};
+
+/// What DNS over the registry is told.
+pub use bramah_dns as dns;

@@ -44,6 +44,8 @@ pub struct ServerConfig {
     pub max_connections: usize,
     /// The file with the key that tokens of principals are signed with; without it everybody is anonymous.
     pub token_key_file: Option<PathBuf>,
+    /// DNS over the registry of services, if it is served here.
+    pub dns: Option<bramah_dns::Settings>,
     /// Times and sizes.
     pub tuning: Tuning,
 }
@@ -62,6 +64,7 @@ enum Order {
 pub struct Server {
     client_address: SocketAddr,
     peer_address: SocketAddr,
+    dns_addresses: Vec<SocketAddr>,
     cell: Option<Cell>,
     /// The front's, then that of consensus, each with the end that gives it orders.
     threads: Vec<(watch::Sender<Order>, JoinHandle<()>)>,
@@ -87,16 +90,18 @@ impl Server {
         let (front_orders, ordered) = watch::channel(Order::Run);
         let front_cell = cell.clone();
         let front = spawn("front", move |runtime| {
-            front(runtime, &config.clients_listen, manner, front_cell, ordered, started);
+            front(runtime, config, manner, front_cell, ordered, started);
         })?;
         let mut server = Server {
             client_address: cell.peer_address(),
             peer_address: cell.peer_address(),
+            dns_addresses: Vec::new(),
             cell: Some(cell),
             threads: vec![(front_orders, front), (orders, consensus)],
             ended,
         };
-        server.client_address = starting.await.unwrap_or_else(|_| Err(engine("the fronts' thread ended")))?;
+        (server.client_address, server.dns_addresses) =
+            starting.await.unwrap_or_else(|_| Err(engine("the fronts' thread ended")))?;
         Ok(server)
     }
 
@@ -108,6 +113,11 @@ impl Server {
     /// Where its peers reach it.
     pub fn peer_address(&self) -> SocketAddr {
         self.peer_address
+    }
+
+    /// Where it answers DNS.
+    pub fn dns_addresses(&self) -> &[SocketAddr] {
+        &self.dns_addresses
     }
 
     /// How the replica sees itself.
@@ -236,19 +246,20 @@ fn consensus(
 
 fn front(
     runtime: &Runtime,
-    listens: &str,
+    config: ServerConfig,
     manner: Manner,
     cell: Cell,
     mut orders: watch::Receiver<Order>,
-    started: oneshot::Sender<Result<SocketAddr, StartError>>,
+    started: oneshot::Sender<Result<(SocketAddr, Vec<SocketAddr>), StartError>>,
 ) {
     runtime.block_on(async move {
-        let listener = match listen(&Tcp, listens).await {
-            Ok(listener) => listener,
+        let (listener, dns) = match open_fronts(&config, &cell).await {
+            Ok(opened) => opened,
             Err(error) => return drop(started.send(Err(error))),
         };
-        let address = listener.local_address().map_err(|error| listen_error(listens, error));
-        let _ = started.send(address);
+        let dns_addresses = dns.as_ref().map_or_else(Vec::new, |dns| dns.addresses().to_vec());
+        let address = listener.local_address().map_err(|error| listen_error(&config.clients_listen, error));
+        let _ = started.send(address.map(|address| (address, dns_addresses)));
         let mut stop = orders.clone();
         let stopping = async move {
             ordered(&mut stop).await;
@@ -262,7 +273,25 @@ fn front(
             order = ordered(&mut orders) => if order == Order::Kill { return },
         }
         let _ = tokio::time::timeout(FRONT_STOP_LIMIT, serving).await;
+        if let Some(dns) = dns {
+            dns.stop().await;
+        }
     });
+}
+
+/// Opens the ports for clients and for DNS, which follows the registry from then on.
+async fn open_fronts(
+    config: &ServerConfig,
+    cell: &Cell,
+) -> Result<(Box<dyn Listener>, Option<bramah_dns::Server>), StartError> {
+    let listener = listen(&Tcp, &config.clients_listen).await?;
+    let Some(settings) = config.dns.clone() else { return Ok((listener, None)) };
+    let (views, directory) = watch::channel(bramah_dns::View::default());
+    let dns = bramah_dns::Server::start(settings, directory).await;
+    let dns = dns.map_err(|error| StartError::Config(error.to_string()))?;
+    // It ends with this runtime.
+    tokio::spawn(front::directory::follow(cell.clone(), views));
+    Ok((listener, Some(dns)))
 }
 
 pub(crate) async fn listen(

@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("client", &["balance", "wire"], &["fuzz", "server"]),
     ("dns", &[], &["fuzz"]),
     ("proxy", &["balance", "client"], &["fuzz"]),
-    ("server", &["cell", "machine", "wire"], &["client", "fuzz"]),
+    ("server", &["cell", "dns", "machine", "wire"], &["client", "fuzz"]),
     ("sim", &["cell", "client", "machine", "server", "wire"], &[]),
     ("bramah", &["client", "proxy", "server"], &["fuzz", "sim"]),
     // It tests a workspace that does not compile, so it must compile without it.

@@ -5,6 +5,7 @@ mod bramah;
 pub(crate) mod cpu;
 mod etcd;
 mod generator;
+mod idle;
 mod probe;
 pub(crate) mod report;
 mod target;
@@ -48,6 +49,8 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
 async fn bench(shared: &Shared, args: &BenchArgs) -> Result<(), Failure> {
     let names = Arc::new(Names::new(args.keys, args.counters));
     match (args.workload, args.protocol) {
+        (Workload::Idle, Protocol::Bramah) => idle::run(shared, args).await,
+        (Workload::Idle, Protocol::Etcd) => Err(Failure::usage("--workload idle speaks bramah alone")),
         (Workload::Probe, _) => probe_any(shared, args, names).await,
         (_, Protocol::Bramah) => {
             let connections = connect_bramah(shared, args, &names).await.map_err(unavailable)?;

@@ -83,6 +83,7 @@ fn workload(workload: Workload) -> &'static str {
         Workload::LockOwn => "lock-own",
         Workload::LockOne => "lock-one",
         Workload::Watch => "watch",
+        Workload::Idle => "idle",
         Workload::Probe => "probe",
     }
 }
@@ -95,6 +96,7 @@ fn operations_name(workload: Workload) -> &'static str {
         Workload::Increment => "increments",
         Workload::LockOwn | Workload::LockOne => "locks taken and given back",
         Workload::Watch => "events delivered",
+        Workload::Idle => "sessions",
     }
 }
 

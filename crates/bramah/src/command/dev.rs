@@ -85,6 +85,7 @@ fn config(data: &Path, shape: &Shape, replica: u64) -> ServerConfig {
         join: Vec::new(),
         max_connections: 4_096,
         token_key_file: None,
+        dns: None,
         tuning: Tuning::default(),
     }
 }

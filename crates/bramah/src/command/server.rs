@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use bramah_server::{LogOptions, Member, Server, ServerConfig, StartError, Tuning};
+use bramah_server::{LogOptions, Member, Server, ServerConfig, StartError, Tuning, dns};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::ServerArgs;
 use crate::output::Failure;
+use crate::settings::value::{self, MemberAddresses};
 use crate::settings::{Settings, source};
 
 /// Runs the replica. Returns once it has stopped.
@@ -93,8 +94,31 @@ pub fn exit_with_parent(parent: u32) -> Result<(), Failure> {
     }
 }
 
+/// DNS, with each member that has an IP address as a name server.
+fn dns(settings: &Settings) -> Option<dns::Settings> {
+    if settings.dns_listen.is_empty() {
+        return None;
+    }
+    let usual = dns::Settings::new(&settings.cell, &settings.dns_domain);
+    let name_servers: Vec<_> = settings.members.iter().filter_map(name_server).collect();
+    Some(dns::Settings {
+        listen: settings.dns_listen.clone(),
+        ttl: settings.dns_ttl.as_secs().try_into().unwrap_or(u32::MAX),
+        forward: Some(&settings.dns_forward).filter(|to| !to.is_empty()).cloned().map(dns::Forward::to),
+        name_servers: if name_servers.is_empty() { usual.name_servers.clone() } else { name_servers },
+        ..usual
+    })
+}
+
+fn name_server(member: &MemberAddresses) -> Option<dns::NameServer> {
+    let (host, _) = value::address(&member.clients).ok()?;
+    let address = host.trim_matches(['[', ']']).parse().ok()?;
+    Some(dns::NameServer { label: format!("ns{}", member.id), addresses: vec![address] })
+}
+
 /// What the library is told.
 fn server_config(settings: Settings) -> ServerConfig {
+    let dns = dns(&settings);
     let members = settings.members.into_iter().map(|member| {
         let addresses = Member { peer_address: member.peers, client_address: member.clients };
         (member.id, addresses)
@@ -111,6 +135,7 @@ fn server_config(settings: Settings) -> ServerConfig {
         join: settings.join,
         max_connections: settings.max_connections as usize,
         token_key_file: settings.token_key_file,
+        dns,
         tuning: Tuning {
             heartbeat: settings.heartbeat,
             election_min: settings.election_min,

@@ -52,6 +52,14 @@ pub struct Settings {
     pub max_connections: u64,
     /// The file with the key that clients' tokens are signed with.
     pub token_key_file: Option<PathBuf>,
+    /// Where DNS is served, if it is.
+    pub dns_listen: Vec<std::net::SocketAddr>,
+    /// What stands behind the cell's name in DNS.
+    pub dns_domain: String,
+    /// How long answers of DNS may be kept.
+    pub dns_ttl: Duration,
+    /// Resolvers for other domains.
+    pub dns_forward: Vec<std::net::SocketAddr>,
     /// Time for a graceful stop.
     pub stop_timeout: Duration,
     /// Filter of the process's own log.
@@ -83,6 +91,10 @@ impl Settings {
             check_advertised(&values, "clients.advertise", &own.clients)?;
             check_advertised(&values, "peers.advertise", &own.peers)?;
         }
+        let list = |key| match values.get(key) {
+            Some(_) => values.parse(key, value::socket_addresses),
+            None => Ok(Vec::new()),
+        };
         let settings = Settings {
             cell: text("cell")?,
             replica,
@@ -102,6 +114,10 @@ impl Settings {
             snapshot_log_bytes: values.parse("snapshot.log_bytes", value::bytes)?,
             max_connections: values.parse("max_connections", value::number)?,
             token_key_file: values.get("token_key_file").map(|given| PathBuf::from(given.value)),
+            dns_listen: list("dns.listen")?,
+            dns_domain: text("dns.domain")?,
+            dns_ttl: values.parse("dns.ttl", value::duration)?,
+            dns_forward: list("dns.forward")?,
             stop_timeout: values.parse("stop_timeout", value::duration)?,
             log_level: text("log_level")?,
             log_json: text("log_format")? == "json",

@@ -22,6 +22,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// Several addresses, separated by commas.
     Addresses,
+    /// Several IP addresses with ports, separated by commas.
+    SocketAddresses,
     /// The replicas of the cell: `ID=PEER_ADDRESS/CLIENT_ADDRESS`, separated by commas.
     Members,
 }
@@ -39,6 +41,7 @@ impl Kind {
             Kind::Switch => "true or false".into(),
             Kind::Choice(words) => words.join(", "),
             Kind::Addresses => "HOST:PORT,…".into(),
+            Kind::SocketAddresses => "IP:PORT,…".into(),
             Kind::Members => "ID=PEERS/CLIENTS,…".into(),
         }
     }
@@ -206,6 +209,30 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::Path,
         default: Default::Derived("everybody is anonymous"),
         help: "Key that clients' tokens are signed with: at least 32 random bytes, the same at each replica, in a file that nobody but its owner may read (chmod 600). Without it a token is refused",
+    },
+    Setting {
+        key: "dns.listen",
+        kind: Kind::SocketAddresses,
+        default: Default::Derived("no DNS is served"),
+        help: "Where DNS queries for services are answered, over UDP and TCP. Name addresses, not 0.0.0.0, on a machine that has several",
+    },
+    Setting {
+        key: "dns.domain",
+        kind: Kind::Text,
+        default: Default::Value("internal"),
+        help: "A service is found as <service>.service.<cell>.<this>",
+    },
+    Setting {
+        key: "dns.ttl",
+        kind: Kind::Duration,
+        default: Default::Value("0s"),
+        help: "How long others may keep an answer, in whole seconds",
+    },
+    Setting {
+        key: "dns.forward",
+        kind: Kind::SocketAddresses,
+        default: Default::Derived("other domains are refused"),
+        help: "Resolvers that are asked about other domains, for clients with private addresses",
     },
     Setting {
         key: "stop_timeout",

@@ -28,6 +28,7 @@ pub fn check(kind: Kind, text: &str) -> Result<(), String> {
         Kind::Choice(words) if words.contains(&text) => Ok(()),
         Kind::Choice(words) => Err(format!("{text:?} is not one of {}", words.join(", "))),
         Kind::Addresses => addresses(text).map(drop),
+        Kind::SocketAddresses => socket_addresses(text).map(drop),
         Kind::Members => members(text).map(drop),
     }
 }
@@ -113,6 +114,14 @@ pub fn address(text: &str) -> Result<(&str, u16), String> {
     let plain =
         !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
     if bracketed || plain { Ok((host, port)) } else { Err(wrong()) }
+}
+
+/// `IP:PORT,IP:PORT,…`, at least one.
+pub fn socket_addresses(text: &str) -> Result<Vec<std::net::SocketAddr>, String> {
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    let wrong = |item: &str| format!("{item:?} is not an address; write IP:PORT, as 10.0.0.1:53 or [::1]:53");
+    let list: Vec<_> = items.map(|item| item.parse().map_err(|_| wrong(item))).collect::<Result<_, _>>()?;
+    if list.is_empty() { Err("it is empty: give at least one IP:PORT".into()) } else { Ok(list) }
 }
 
 /// Whether an address can be dialled by others: neither "any address" nor port 0.

@@ -1,6 +1,7 @@
 //! The fronts: each speaks one protocol and sees only the cell's face.
 
 mod caller;
+pub(crate) mod directory;
 #[cfg(test)]
 mod fuzz;
 pub(crate) mod grpc;

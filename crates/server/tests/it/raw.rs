@@ -70,6 +70,7 @@ fn config_of(folder: &std::path::Path, replica: u64, members: &[(u64, Member)]) 
         join: Vec::new(),
         max_connections: 100,
         token_key_file: None,
+        dns: None,
         tuning: Tuning::default(),
     }
 }

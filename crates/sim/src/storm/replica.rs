@@ -151,6 +151,7 @@ impl Replica {
             join: if self.joins { known.peers } else { Vec::new() },
             max_connections: 256,
             token_key_file: None,
+            dns: None,
             tuning: tuning(self.far_apart),
         }
     }

@@ -2,6 +2,7 @@
 
 mod calls;
 mod cuttable;
+mod dns;
 mod health;
 mod registry;
 
