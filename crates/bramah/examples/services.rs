@@ -99,6 +99,7 @@ async fn cell(folder: &std::path::Path) -> Result<(Vec<Server>, Vec<String>), Bo
             join: Vec::new(),
             max_connections: 100,
             token_key_file: None,
+            dns: None,
             tuning: Tuning::default(),
         });
         nodes.push(node.await?);

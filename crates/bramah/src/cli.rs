@@ -520,6 +520,7 @@ fn value_name(kind: Kind) -> &'static str {
         Kind::Switch => "true|false",
         Kind::Choice(_) => "WORD",
         Kind::Addresses => "HOST:PORT,…",
+        Kind::SocketAddresses => "IP:PORT,…",
         Kind::Members => "ID=PEERS/CLIENTS,…",
     }
 }

@@ -2,7 +2,7 @@
 //! on either side.
 //!
 //! It is told who the instances are by a [`tokio::sync::watch`] channel of [`Upstreams`], and follows what it says: who
-//! comes gets requests, who leaves finishes those under way. Where the list comes from is its owner's business.
+//! comes gets requests, who leaves finishes those under way. [`Followed`] makes that list of what a cell's registry has.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -47,6 +47,7 @@ mod lease;
 mod ledger;
 mod metrics;
 mod proxy;
+mod registry;
 mod request_body;
 mod response_body;
 mod settings;
@@ -59,6 +60,7 @@ mod worker;
 pub use bramah_balance::Instance;
 pub use metrics::{Figures, InstanceFigures};
 pub use proxy::{Proxy, StartError, Stopped};
+pub use registry::{Chosen, Followed};
 pub use settings::{
     HashBy, Limits, Mode, PolicyKind, Retries, Settings, Times, TlsSettings, UpstreamHttp,
     UpstreamTlsSettings,

@@ -16,5 +16,7 @@ pub use principals::{KeyFileError, MIN_TOKEN_KEY_BYTES, TokenError, TokenKey};
 pub use bramah_cell::{LogOptions, Member, ReplicaId, StartError, Tuning};
 pub use server::{Server, ServerConfig};
 
+pub use front::directory::dns_instance;
+
 /// What DNS over the registry is told.
 pub use bramah_dns as dns;

@@ -51,7 +51,8 @@ pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> Result<(), Failure
     let lines: Vec<_> = each.iter().map(text).collect();
     let lost = held.iter().filter(|(client, _)| client.session().is_none_or(|session| !session.connected));
     let lost = lost.count();
-    let title = format!("{sessions} sessions held for {seconds:.0} s, {lost} without a connection at the end");
+    let title =
+        format!("{sessions} sessions held for {seconds:.0} s, {lost} without a connection at the end");
     let answer = json!({ "sessions": sessions, "disconnected": lost, "seconds": seconds, "replicas": each });
     Printer { json: shared.is_json() }.answer(format!("{title}\n{}", lines.join("\n")), answer)
 }

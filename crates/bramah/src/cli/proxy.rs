@@ -15,8 +15,14 @@ pub struct ProxyArgs {
     /// Where clients connect
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "IP:PORT")]
     pub listen: SocketAddr,
-    /// The instances, HOST:PORT separated by commas
-    #[arg(long, required = true, value_name = "HOST:PORT,…", value_delimiter = ',', value_parser = parse_instance)]
+    /// The service whose instances it is, as the cell's registry has them: the proxy follows it
+    #[arg(long, required_unless_present = "to", conflicts_with = "to", value_name = "NAME")]
+    pub service: Option<String>,
+    /// With --service: only its instances with this tag
+    #[arg(long, requires = "service", value_name = "TAG")]
+    pub tag: Option<String>,
+    /// The instances, HOST:PORT separated by commas, in place of a service
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', value_parser = parse_instance)]
     pub to: Vec<String>,
     /// What is carried: requests of HTTP/1.1, HTTP/2 and gRPC with upgrades, or bytes
     #[arg(long, value_enum, default_value_t = ProxyMode::Http)]
@@ -33,6 +39,12 @@ pub struct ProxyArgs {
     /// HTTP's version towards instances; gRPC always has HTTP/2
     #[arg(long, value_enum, default_value_t = ProxyHttp::Http1)]
     pub upstream_http: ProxyHttp,
+    /// Answer DNS queries for all services of the cell here, as its replicas do
+    #[arg(long, requires = "service", value_name = "IP:PORT")]
+    pub dns_listen: Option<SocketAddr>,
+    /// With --dns-listen: a service is found as <service>.service.<cell>.<this>
+    #[arg(long, default_value = "internal", value_name = "DOMAIN")]
+    pub dns_domain: String,
     /// Where figures and health are told: /metrics, /figures, /ready
     #[arg(long, value_name = "IP:PORT")]
     pub admin: Option<SocketAddr>,

@@ -1,14 +1,20 @@
 //! `bramah proxy`: carries requests to the instances of a service, until a signal ends it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bramah_client::Client;
+use bramah_client::discovery::{Follower, Registered};
 use bramah_proxy::{
-    Limits, Mode, Proxy, Retries, Settings, StartError, Stopped, Times, TlsSettings, Upstream, UpstreamHttp,
-    UpstreamTlsSettings, Upstreams,
+    Chosen, Followed, Limits, Mode, Proxy, Retries, Settings, StartError, Stopped, Times, TlsSettings,
+    Upstream, UpstreamHttp, UpstreamTlsSettings, Upstreams,
 };
 use serde_json::json;
 use tokio::sync::watch;
 
+use bramah_server::dns;
+
+use super::connect::long_client;
 use super::server::{Signals, exit_with_parent, start_log};
 use crate::cli::{ProxyArgs, ProxyHttp, ProxyMode, Shared};
 use crate::output::{Failure, Printer};
@@ -20,8 +26,12 @@ pub async fn run(shared: &Shared, args: ProxyArgs) -> Result<(), Failure> {
     }
     start_log("warn", false)?;
     let mut signals = Signals::install()?;
-    // Held until the end: a list that nobody changes.
-    let (_instances, told) = instances(&args).await?;
+    // The source is held until the end.
+    let (source, told) = instances(shared, &args).await?;
+    let dns = match args.dns_listen {
+        Some(listen) => Some(source.serve_dns(listen, &args.dns_domain).await?),
+        None => None,
+    };
     let count = told.borrow().instances.len();
     let drain = args.limits.drain;
     let proxy = Proxy::start(settings(args), told).await?;
@@ -33,7 +43,8 @@ pub async fn run(shared: &Shared, args: ProxyArgs) -> Result<(), Failure> {
         ),
         None => format!("The proxy is up on {} for {count} instances.", proxy.address()),
     };
-    let answer = json!({ "listen": proxy.address().to_string(), "admin": admin, "instances": count });
+    let dns_address = dns.as_ref().and_then(|dns| dns.addresses().first().map(ToString::to_string));
+    let answer = json!({ "listen": proxy.address().to_string(), "admin": admin, "dns": dns_address, "instances": count });
     Printer { json: shared.is_json() }.answer(text, answer)?;
 
     signals.next().await;
@@ -53,10 +64,62 @@ pub async fn run(shared: &Shared, args: ProxyArgs) -> Result<(), Failure> {
     }
 }
 
-/// Who the instances are: the place where a source of them is chosen. Whoever holds the sender may change the list.
+/// Who knows the instances, for as long as it is held.
+enum Source {
+    Fixed { _list: watch::Sender<Arc<Upstreams>> },
+    Registry { client: Client, _followed: Followed },
+}
+
+impl Source {
+    async fn serve_dns(&self, listen: SocketAddr, domain: &str) -> Result<dns::Server, Failure> {
+        let Source::Registry { client, .. } = self else {
+            return Err(Failure::usage("--dns-listen needs a cell: name a --service"));
+        };
+        let cell = client.session().map(|session| session.cell).unwrap_or_default();
+        let follower = client.registry().follow_all().await?;
+        let settings = dns::Settings { listen: vec![listen], ..dns::Settings::new(&cell, domain) };
+        let served = dns::Server::start(settings, Services(follower)).await;
+        served.map_err(|error| Failure::refused(error.to_string()))
+    }
+}
+
+/// The registry as DNS is told it.
+struct Services(Follower);
+
+impl dns::Directory for Services {
+    fn view(&self) -> dns::View {
+        let snapshot = self.0.snapshot();
+        let services = snapshot.services.iter().map(|(name, instances)| {
+            let of = |one: &Arc<Registered>| {
+                Some((Arc::clone(&one.id), Arc::new(bramah_server::dns_instance(&one.instance)?)))
+            };
+            let service = dns::Service { instances: instances.values().filter_map(of).collect() };
+            (Arc::clone(name), Arc::new(service))
+        });
+        dns::View { revision: snapshot.revision, services: services.collect() }
+    }
+
+    async fn changed(&self, known: u64) {
+        let mut snapshots = self.0.subscribe();
+        if snapshots.wait_for(|snapshot| snapshot.revision != known).await.is_err() {
+            // The client is closed: what was known last is served on.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Who the instances are.
 async fn instances(
+    shared: &Shared,
     args: &ProxyArgs,
-) -> Result<(watch::Sender<Arc<Upstreams>>, watch::Receiver<Arc<Upstreams>>), Failure> {
+) -> Result<(Source, watch::Receiver<Arc<Upstreams>>), Failure> {
+    if let Some(service) = &args.service {
+        let client = long_client(shared, &format!("bramah proxy --service {service}")).await?;
+        let follower = client.registry().follow(service).await?;
+        let chosen = Chosen { service: service.clone(), tag: args.tag.clone() };
+        let (followed, told) = Followed::start(follower, chosen);
+        return Ok((Source::Registry { client, _followed: followed }, told));
+    }
     let mut instances = Vec::new();
     for name in &args.to {
         let mut found = tokio::net::lookup_host(name).await.map_err(|error| {
@@ -66,7 +129,8 @@ async fn instances(
         let address = found.next().ok_or_else(|| Failure::refused(format!("{name} has no address")))?;
         instances.push(Upstream { instance: bramah_proxy::Instance::new(name.as_str()), address });
     }
-    Ok(watch::channel(Arc::new(Upstreams { instances })))
+    let (list, told) = watch::channel(Arc::new(Upstreams { instances }));
+    Ok((Source::Fixed { _list: list }, told))
 }
 
 fn settings(args: ProxyArgs) -> Settings {

@@ -4,6 +4,7 @@ mod commands;
 mod demo;
 mod docs;
 mod members;
+mod proxy;
 mod real;
 mod server;
 mod services;

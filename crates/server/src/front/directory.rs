@@ -99,14 +99,18 @@ fn service<'a>(state: &State, directory: &Path, view: &'a mut View) -> Option<&'
 fn instance(state: &State, path: &Path) -> Option<Instance> {
     state.permit_reading(&Principal::default(), path).ok()?;
     let file = state.get_contents(path).ok()?;
-    let found = registry::Instance::decode(&file.contents).ok()?;
-    let address: IpAddr = found.address.parse().ok()?;
+    dns_instance(&registry::Instance::decode(&file.contents).ok()?)
+}
+
+/// An instance of the registry as DNS tells it; none for one with a host name.
+pub fn dns_instance(registered: &registry::Instance) -> Option<Instance> {
+    let address: IpAddr = registered.address.parse().ok()?;
     Some(Instance {
         addresses: vec![address],
-        port: found.port,
-        weight: found.weight.try_into().unwrap_or(u16::MAX),
-        tags: found.tags.into_iter().collect(),
-        metadata: found.metadata,
-        healthy: found.health.serves(),
+        port: registered.port,
+        weight: registered.weight.try_into().unwrap_or(u16::MAX),
+        tags: registered.tags.iter().cloned().collect(),
+        metadata: registered.metadata.clone(),
+        healthy: registered.health.serves(),
     })
 }
