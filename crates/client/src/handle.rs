@@ -375,6 +375,15 @@ impl Handle {
         deleted(self.act(Verb::Delete(v1::Delete::default())).await?)
     }
 
+    /// Deletes the node if it has this content generation.
+    ///
+    /// # Errors
+    /// As [`Handle::delete`], and [`Error::GenerationMismatch`] with the generation that it has.
+    pub async fn delete_if(&self, generation: u64) -> Result<Deleted, Error> {
+        let delete = v1::Delete { if_generation: Some(generation), ..Default::default() };
+        deleted(self.act(Verb::Delete(delete)).await?)
+    }
+
     /// Watches the node's name: what is of its instance, and of later ones.
     pub fn watch(&self) -> WatchRequest {
         self.client.watch(self.path())

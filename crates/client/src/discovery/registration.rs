@@ -197,15 +197,17 @@ struct Present {
 
 impl Present {
     async fn make(client: &Client, path: &str, contents: &Bytes) -> Result<Self, Error> {
-        // Before it is made, so that no removal is missed.
-        let removals = client.watch(path).kinds([EventKind::Deleted]).buffer(16).await?;
         let handle =
             client.open(path).read().write().create().ephemeral().parents().contents(contents.clone());
         let handle = handle.await?;
-        let generation = match handle.created() {
-            true => handle.stat().await?.content_generation,
-            false => handle.set_contents(contents.clone()).await?.generation,
+        let written = match handle.created() {
+            true => None,
+            false => Some(handle.set_contents(contents.clone()).await?.generation),
         };
+        // It is there as soon as can be. One that is removed before the watch begins is found missing by what follows.
+        let removals = client.watch(path).kinds([EventKind::Deleted]).buffer(16).await?;
+        let now = handle.stat().await?.content_generation;
+        let generation = written.unwrap_or(now);
         Ok(Self { handle, contents: contents.clone(), generation, removals })
     }
 
@@ -238,11 +240,9 @@ impl Present {
     }
 
     /// Others may have registered by this id since, and have it open too: theirs stays.
-    async fn take_out(self, client: &Client, path: &str) {
-        if self.handle.stat().await.is_ok_and(|stat| stat.content_generation == self.generation)
-            && let Err(error) = client.delete_if(path, self.generation).await
-        {
-            debug!(%error, path, "not deleted; it goes with its session");
+    async fn take_out(self) {
+        if let Err(error) = self.handle.delete_if(self.generation).await {
+            debug!(%error, path = self.handle.path(), "not deleted; it goes when nobody has it open");
         }
         self.handle.close().await;
     }
@@ -354,7 +354,7 @@ impl Keeper {
 
     async fn take_out(self, present: Option<Present>) {
         if let Some(present) = present {
-            present.take_out(&self.client, &self.path).await;
+            present.take_out().await;
         }
         self.teller.send_replace(RegistrationState::Deregistered);
     }
