@@ -361,9 +361,22 @@ pub struct DemoArgs {
     /// How often to kill the leader, spread over the run
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=1_000))]
     pub kills: u64,
+    /// Show services instead: requests go through the proxy while servers come, become slow, die and leave
+    #[arg(long, conflicts_with_all = ["increments", "counters", "kills", "keep"])]
+    pub services: bool,
+    /// With --services: how long each act is watched, in seconds
+    #[arg(long, default_value_t = 3.0, requires = "services", value_parser = parse_act_seconds)]
+    pub act_seconds: f64,
     /// Leave the cell running at the end, and say how to talk to it and how to stop it
     #[arg(long)]
     pub keep: bool,
+}
+
+fn parse_act_seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.2..=600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("it must be a number from 0.2 to 600".into()),
+    }
 }
 
 /// What a bench does over and over.

@@ -1,7 +1,9 @@
-//! `cargo xtask bench --peer etcd`: both systems on this machine, in turns, under the same load. `--peer nginx` is in `proxy`.
+//! `cargo xtask bench --peer etcd` (or nginx, or nsd): both systems on this machine, in turns, under the same load.
 
 mod bramah;
 mod cell;
+mod debian;
+mod dns;
 mod etcd;
 mod failover;
 mod load;
@@ -45,10 +47,13 @@ struct Plan {
 pub(crate) fn run(mut arguments: lexopt::Parser) -> Result<ExitCode> {
     // Each peer has measurements of its own, and so arguments.
     let all: Vec<OsString> = arguments.raw_args()?.collect();
-    let names = |words: &[OsString]| words[0] == "--peer" && words[1] == proxy::PEER;
+    let names = |peer: &str| all.windows(2).any(|words| words[0] == "--peer" && words[1] == peer);
     let arguments = lexopt::Parser::from_args(all.clone());
-    if all.windows(2).any(names) {
+    if names(proxy::PEER) {
         return proxy::run(arguments);
+    }
+    if names(dns::PEER) {
+        return dns::run(arguments);
     }
     let plan = Plan::read(arguments)?;
     processes::end_all_on_signal()?;
@@ -94,7 +99,11 @@ impl Plan {
             }
         }
         if peer.as_deref() != Some(PEER) {
-            bail!("compare with what? there are --peer {PEER} and --peer {}", proxy::PEER);
+            bail!(
+                "compare with what? there are --peer {PEER}, --peer {} and --peer {}",
+                proxy::PEER,
+                dns::PEER
+            );
         }
         let wanted = |key: &str, otherwise: bool| {
             if only.is_empty() { otherwise } else { only.iter().any(|only| only == key) }

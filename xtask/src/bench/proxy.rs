@@ -143,14 +143,14 @@ impl Bench {
 }
 
 /// A command on these cores only.
-fn pinned(cores: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub(super) fn pinned(cores: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("taskset");
     command.args(["-c", cores]).arg(program);
     command
 }
 
 /// All cores but the proxy's.
-fn other_cores() -> Result<String> {
+pub(super) fn other_cores() -> Result<String> {
     match thread::available_parallelism().map_or(1, usize::from) {
         1 => bail!("the proxy needs a core of its own, and there is only one: measure on a machine with two"),
         2 => Ok("1".into()),
@@ -158,7 +158,7 @@ fn other_cores() -> Result<String> {
     }
 }
 
-fn free_address() -> Result<String> {
+pub(super) fn free_address() -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").context("no free port")?;
     Ok(listener.local_addr()?.to_string())
 }

@@ -3,6 +3,7 @@
 pub mod cell;
 pub mod load;
 pub mod report;
+mod services;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Runs the demo and prints its report.
 pub async fn run(shared: &Shared, args: DemoArgs) -> Result<(), Failure> {
+    if args.services {
+        return services::run(shared, &args).await;
+    }
     let mut signals = Signals::install()?;
     tokio::select! {
         result = demo(shared, &args) => result,

@@ -88,3 +88,21 @@ fn a_development_cell_keeps_its_data() {
         assert_eq!(json(&counted)["value"], value);
     }
 }
+
+/// Spec F-2: no request fails while servers come, become slow, die and leave, and in the end those that are left answer.
+#[test]
+fn services_come_and_go_and_no_request_fails() {
+    let output = run(&["--json", "demo", "--services", "--act-seconds", "0.5", "--workers", "8"]);
+    assert!(output.status.success(), "{}{}", stdout(&output), stderr(&output));
+    let told = json(&output);
+    assert_eq!(told["failed"], 0);
+    let acts = told["acts"].as_array().expect("a list");
+    assert_eq!(acts.len(), 6);
+    let answered = |act: &serde_json::Value| {
+        let by = act["answered_by"].as_object().expect("counts").keys().cloned();
+        by.collect::<Vec<_>>()
+    };
+    assert_eq!(answered(&acts[0]), ["shop-1", "shop-2", "shop-3"]);
+    assert_eq!(answered(&acts[1]), ["shop-1", "shop-2", "shop-3", "shop-4"]);
+    assert_eq!(answered(&acts[5]), ["shop-2", "shop-4"]);
+}

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
+use super::super::debian;
 use super::loads::Load;
 use super::{PROXY_CORE, free_address, pinned, wait_until_listening};
 use crate::processes::{Output, Process};
@@ -22,17 +23,7 @@ const PACKAGES: [(&str, &str); 4] = [
 
 /// Installs what is missing of Debian's packages. Gives back nginx's version.
 pub(super) fn install() -> Result<String> {
-    let missing: Vec<&str> =
-        PACKAGES.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
-    if !missing.is_empty() {
-        eprintln!("xtask: installing {}", missing.join(", "));
-        let mut command = Command::new("apt-get");
-        command.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(&missing);
-        let status = command.env("DEBIAN_FRONTEND", "noninteractive").status();
-        if !status.context("cannot start apt-get")?.success() {
-            bail!("apt-get could not install {} (see above): install them by hand", missing.join(", "));
-        }
-    }
+    debian::install(&PACKAGES)?;
     let output = Command::new(PROGRAM).arg("-v").output().context("cannot start nginx")?;
     let text = String::from_utf8_lossy(&output.stderr);
     Ok(text.trim().rsplit('/').next().unwrap_or_default().to_owned())
