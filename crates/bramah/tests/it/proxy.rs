@@ -140,5 +140,5 @@ fn a_proxy_ends_when_told_to() {
     assert!(wait(&mut proxy.child, PATIENCE).success());
     assert_fails(&run(&["proxy"]), 2, &["--service"]);
     assert_fails(&run(&["proxy", "--to", "a:1", "--service", "web"]), 2, &["cannot be used with"]);
-    assert_fails(&run(&["proxy", "--to", "a:1", "--dns-listen", "127.0.0.1:1"]), 2, &["--service"]);
+    assert_fails(&run(&["proxy", "--to", "127.0.0.1:1", "--dns-listen", "127.0.0.1:1"]), 2, &["--service"]);
 }
