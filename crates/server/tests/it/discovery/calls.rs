@@ -111,12 +111,13 @@ async fn only_what_is_safe_is_tried_again() {
         let (closed, _socket) = closed_port();
         put(client, "closed", &here(closed)).await;
         let channel = client.registry().grpc("web", CallSettings::default()).await.unwrap();
-        let mut health = HealthClient::new(channel);
+        let mut health = HealthClient::new(channel.clone());
         for _ in 0..30 {
             health.check(question(false)).await.unwrap();
         }
         assert_eq!(servers[0].calls.swap(0, SeqCst), 30);
         client.registry().deregister("web", "closed").await.unwrap();
+        knows(channel.balanced(), 1).await;
 
         servers[0].refuses.store(1, SeqCst);
         let refused = health.check(question(false)).await.unwrap_err();
