@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsStream;
 
-use crate::exchange::{Client, handle};
+use crate::exchange::{Client, Place, handle};
 use crate::guard::Guard;
 use crate::ledger::{Ledger, Overdue};
 use crate::proxy::Stage;
@@ -29,7 +29,7 @@ use crate::worker::{Worker, reached};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(worker: Arc<Worker>, tcp: TcpStream, address: SocketAddr) {
+pub(crate) async fn serve(worker: Arc<Worker>, tcp: TcpStream, address: SocketAddr, place: Place) {
     let times = worker.shared.settings.times;
     let mut stage = worker.shared.stage.subscribe();
     let opened = tokio::select! {
@@ -43,8 +43,13 @@ pub(crate) async fn serve(worker: Arc<Worker>, tcp: TcpStream, address: SocketAd
     };
     let ledger = Arc::new(Ledger::new(worker.clock()));
     let tls = matches!(stream, Stream::Tls(_));
-    let client =
-        Client { worker: Arc::clone(&worker), ledger: Arc::clone(&ledger), address: address.ip(), tls };
+    let client = Client {
+        worker: Arc::clone(&worker),
+        ledger: Arc::clone(&ledger),
+        address: address.ip(),
+        tls,
+        _place: place,
+    };
     let wire = Wire::new(stream, Arc::clone(&ledger)).after(first);
     let overdue = if is_h2 {
         ledger.within_head(false);

@@ -32,6 +32,15 @@ pub(crate) struct Client {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) address: IpAddr,
     pub(crate) tls: bool,
+    /// Its place among all connections. A tunnel keeps it when HTTP has ended.
+    pub(crate) _place: Place,
+}
+
+/// What a connection holds as long as it lives: it counts, and a proxy that stops waits for it.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) _permit: Permit,
+    pub(crate) _alive: tokio::sync::mpsc::Sender<()>,
 }
 
 /// A request under way, until its answer has been passed on or given up.
@@ -68,18 +77,28 @@ pub(crate) async fn handle(
     let grpc = head::is_grpc(request.headers());
     let version = request.version();
     let answer = match fault {
-        Some(fault) => Err(Answer::from(fault)),
+        Some(fault) => {
+            in_flight.answered();
+            Err(Answer::from(fault))
+        }
         None => match checked(&client, request, &mut in_flight) {
             Ok(Checked::Plain { head, source, plan }) => {
                 match forward::forward(&client.worker, &plan, head, source).await {
                     Ok(passed) => Ok(relayed(&client, passed, in_flight, grpc, version)),
-                    Err(answer) => Err(answer),
+                    // It is the proxy's own answer, and none that the client gave up.
+                    Err(answer) => {
+                        in_flight.answered();
+                        Err(answer)
+                    }
                 }
             }
             Ok(Checked::Upgrade { request, plan }) => {
                 Box::pin(tunnel::upgrade(Arc::clone(&client), request, plan, in_flight)).await
             }
-            Err(answer) => Err(answer),
+            Err(answer) => {
+                in_flight.answered();
+                Err(answer)
+            }
         },
     };
     let response = answer.unwrap_or_else(|answer: Answer| {
@@ -131,7 +150,12 @@ fn checked(client: &Client, request: Request<Incoming>, in_flight: &mut InFlight
         kept: shared.settings.retries.kept_body,
         idle: shared.settings.times.stream_idle,
     };
-    Ok(Checked::Plain { head, source: Source::of(body, limits), plan })
+    let source = Source::of(body, limits);
+    if !plan.http2 && source.is_some() && !head.headers.contains_key(http::header::CONTENT_LENGTH) {
+        // Without it a GET's body would be dropped on the way.
+        head.headers.insert(http::header::TRANSFER_ENCODING, http::HeaderValue::from_static("chunked"));
+    }
+    Ok(Checked::Plain { head, source, plan })
 }
 
 fn plan(client: &Client, head: &request::Parts, authority: Authority) -> Plan {

@@ -30,6 +30,8 @@ pub(crate) struct Ledger {
     fault: AtomicU8,
     /// An answer broke off whose end is the connection's: it must not look like one.
     abort: AtomicBool,
+    /// It carries bytes that are no HTTP: each direction ends by itself.
+    tunnel: AtomicBool,
 }
 
 /// Why a connection is closed.
@@ -63,6 +65,7 @@ impl Ledger {
             bad_from: AtomicU64::new(u64::MAX),
             fault: AtomicU8::new(0),
             abort: AtomicBool::new(false),
+            tunnel: AtomicBool::new(false),
         }
     }
 
@@ -116,6 +119,14 @@ impl Ledger {
         self.abort.store(true, Relaxed);
     }
 
+    pub(crate) fn becomes_tunnel(&self) {
+        self.tunnel.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_tunnel(&self) -> bool {
+        self.tunnel.load(Relaxed)
+    }
+
     pub(crate) fn is_to_abort(&self) -> bool {
         self.abort.load(Relaxed)
     }
@@ -130,13 +141,14 @@ impl Ledger {
     pub(crate) fn overdue(&self, times: &Times) -> Option<Overdue> {
         let now = self.clock.now();
         let longer_than = |since: u64, limit: Duration| now.since(Time::from_nanos(since)) > limit;
-        let head_since = self.head_since.load(Relaxed);
+        let (head_since, rests_since) = (self.head_since.load(Relaxed), self.rests_since.load(Relaxed));
+        // The next head is not read on while an answer is under way.
+        let rests = self.in_flight.load(Relaxed) == 0;
         if self.is_flooded() {
             Some(Overdue::Resets)
-        } else if head_since != 0 && longer_than(head_since, times.head) {
+        } else if rests && head_since != 0 && longer_than(head_since.max(rests_since), times.head) {
             Some(Overdue::Head)
-        } else if self.in_flight.load(Relaxed) == 0 && longer_than(self.rests_since.load(Relaxed), times.idle)
-        {
+        } else if rests && longer_than(rests_since, times.idle) {
             Some(Overdue::Idle)
         } else if self.blocked.load(Relaxed) && longer_than(self.moved.load(Relaxed), times.stream_idle) {
             Some(Overdue::Stalled)

@@ -20,6 +20,9 @@ const LOOK_UP_AGAIN: Duration = Duration::from_secs(30);
 /// Names that are looked up at once.
 const LOOK_UPS: usize = 16;
 
+/// Host names with ports, and what they stand for.
+type Names = HashMap<String, SocketAddr>;
+
 /// Which instances a proxy carries requests to.
 #[derive(Clone, Debug)]
 pub struct Chosen {
@@ -42,7 +45,7 @@ impl Drop for Followed {
 impl Followed {
     /// The first list has all instances with an IP address; those with a host name follow once that is looked up.
     pub fn start(follower: Follower, chosen: Chosen) -> (Followed, watch::Receiver<Arc<Upstreams>>) {
-        let names = HashMap::new();
+        let names = Names::new();
         let (lists, told) = watch::channel(Arc::new(chosen.list(&follower.snapshot(), &names)));
         (Followed(tokio::spawn(keep_up(follower, chosen, names, lists))), told)
     }
@@ -51,26 +54,37 @@ impl Followed {
 async fn keep_up(
     mut follower: Follower,
     chosen: Chosen,
-    mut names: HashMap<String, SocketAddr>,
+    mut names: Names,
     lists: watch::Sender<Arc<Upstreams>>,
 ) {
     let mut again = interval(LOOK_UP_AGAIN);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut looking, mut all_due) = (None, false);
     loop {
-        let is_due = tokio::select! {
-            changed = follower.changed() => match changed {
-                Some(_) => false,
+        tokio::select! {
+            changed = follower.changed() => if changed.is_none() {
                 // The client was closed: what was known stays.
-                None => return,
+                return;
             },
             // The first tick comes at once.
-            _ = again.tick() => true,
+            _ = again.tick() => all_due = true,
+            // Changes are told meanwhile.
+            found = async { looking.as_mut().expect("it is looked up").await }, if looking.is_some() => {
+                looking = None;
+                note(found, &mut names);
+                tell(&lists, chosen.list(&follower.snapshot(), &names));
+                continue;
+            }
             () = lists.closed() => return,
-        };
+        }
         let snapshot = follower.snapshot();
         tell(&lists, chosen.list(&snapshot, &names));
-        if look_up(&chosen.names(&snapshot), is_due, &mut names).await {
-            tell(&lists, chosen.list(&follower.snapshot(), &names));
+        if looking.is_none() {
+            let wanted = chosen.names(&snapshot);
+            names.retain(|name, _| wanted.contains(name));
+            let all = std::mem::take(&mut all_due);
+            let open = wanted.into_iter().filter(|name| all || !names.contains_key(name)).collect::<Vec<_>>();
+            looking = (!open.is_empty()).then(|| Box::pin(look_up(open)));
         }
     }
 }
@@ -85,27 +99,27 @@ fn tell(lists: &watch::Sender<Arc<Upstreams>>, list: Upstreams) {
     });
 }
 
-/// Looks up the names that are not known yet, or all. Says whether something is known now that was not. A name that can't
-/// be found keeps the address that it had.
-async fn look_up(wanted: &[String], all: bool, names: &mut HashMap<String, SocketAddr>) -> bool {
-    names.retain(|name, _| wanted.contains(name));
-    let open: Vec<_> = wanted.iter().filter(|name| all || !names.contains_key(*name)).cloned().collect();
+async fn look_up(open: Vec<String>) -> Vec<(String, Vec<SocketAddr>)> {
     let found = futures_util::stream::iter(open).map(|name| async move {
         let found = timeout(LOOK_UP_LIMIT, tokio::net::lookup_host(name.clone())).await;
-        let address = found.ok().and_then(Result::ok).and_then(|mut found| found.next());
-        (name, address)
+        let addresses = found.ok().and_then(Result::ok).map_or_else(Vec::new, Iterator::collect);
+        (name, addresses)
     });
-    let found: Vec<_> = found.buffer_unordered(LOOK_UPS).collect().await;
-    let mut changed = false;
-    for (name, address) in found {
-        match address {
-            Some(address) => changed |= names.insert(name, address) != Some(address),
+    found.buffer_unordered(LOOK_UPS).collect().await
+}
+
+/// A name keeps the address that it has as long as that is among those found, or none is.
+fn note(found: Vec<(String, Vec<SocketAddr>)>, names: &mut Names) {
+    for (name, addresses) in found {
+        let keeps = names.get(&name).is_some_and(|known| addresses.contains(known));
+        match addresses.first() {
+            Some(_) if keeps => {}
+            Some(address) => drop(names.insert(name, *address)),
             None => {
                 tracing::warn!(%name, "the instance's host name can't be looked up now; it is tried again")
             }
         }
     }
-    changed
 }
 
 impl Chosen {
@@ -123,7 +137,7 @@ impl Chosen {
         named.map(|one| one.instance.authority()).collect()
     }
 
-    fn list(&self, snapshot: &Snapshot, names: &HashMap<String, SocketAddr>) -> Upstreams {
+    fn list(&self, snapshot: &Snapshot, names: &Names) -> Upstreams {
         let upstream = |one: &Arc<Registered>| {
             let said = &one.instance;
             let address = match said.address.parse::<IpAddr>() {

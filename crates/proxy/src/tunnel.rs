@@ -109,6 +109,7 @@ async fn tunnel(client: &Client, of_client: OnUpgrade, of_instance: OnUpgrade, l
     let Ok(Ok((of_client, of_instance))) = timeout(worker.shared.settings.times.head, both).await else {
         return;
     };
+    client.ledger.becomes_tunnel();
     let outcome = carry(worker, &client.ledger, TokioIo::new(of_client), TokioIo::new(of_instance)).await;
     lease.end(outcome);
 }
@@ -213,6 +214,7 @@ pub(crate) async fn serve_tcp(worker: Arc<Worker>, tcp: TcpStream, address: Sock
     };
     lease.answered();
     let ledger = Arc::new(Ledger::new(worker.clock()));
+    ledger.becomes_tunnel();
     let wire = Wire::new(stream, Arc::clone(&ledger));
     let outcome = carry(&worker, &ledger, wire, instance).await;
     lease.end(outcome);

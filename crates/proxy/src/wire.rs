@@ -216,6 +216,10 @@ impl AsyncWrite for Wire {
             // The client would take an orderly end for the answer's.
             return Poll::Ready(this.stream.tcp().set_zero_linger());
         }
+        if this.ledger.is_tunnel() {
+            // What the client still sends is for the instance.
+            return Pin::new(&mut this.stream).poll_shutdown(cx);
+        }
         if this.closing.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         }

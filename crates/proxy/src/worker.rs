@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::connection;
+use crate::exchange::Place;
 use crate::metrics::Counts;
 use crate::proxy::{Permit, Shared, Stage};
 use crate::settings::Mode;
@@ -118,12 +119,15 @@ impl Worker {
         // It fails for a connection that is gone already, which is found out soon enough.
         let _ = tcp.set_nodelay(true);
         let worker = Arc::clone(self);
+        let place = Place { _permit: permit, _alive: alive };
         tokio::spawn(async move {
             match worker.shared.settings.mode {
-                Mode::Http => connection::serve(worker, tcp, client).await,
-                Mode::Tcp => tunnel::serve_tcp(worker, tcp, client).await,
+                Mode::Http => connection::serve(worker, tcp, client, place).await,
+                Mode::Tcp => {
+                    tunnel::serve_tcp(worker, tcp, client).await;
+                    drop(place);
+                }
             }
-            drop((permit, alive));
         });
     }
 

@@ -105,7 +105,7 @@ impl Bench {
         }
         self.write("bench.zone", &zone)?;
         let config = format!(
-            "server:\n ip-address: {at}\n server-count: 1\n username: \"\"\n zonesdir: \"{folder}\"\n database: \"\"\n \
+            "server:\n ip-address: {at}\n server-count: 1\n rrl-ratelimit: 0\n username: \"\"\n zonesdir: \"{folder}\"\n database: \"\"\n \
              pidfile: \"{folder}/nsd.pid\"\n xfrdfile: \"{folder}/xfrd.state\"\n zonelistfile: \"{folder}/zone.list\"\n \
              cookie-secret-file: \"\"\nremote-control:\n control-enable: no\n\
              zone:\n name: bench.example\n zonefile: bench.zone\n",

@@ -34,7 +34,7 @@ pub(super) async fn run(shared: &Shared, args: &BenchArgs) -> Result<(), Failure
                 "role": after.role,
                 "memory_bytes_before": before.memory_bytes,
                 "memory_bytes": after.memory_bytes,
-                "cpu_share": (after.cpu_us - idle.cpu_us) as f64 / 1e6 / seconds,
+                "cpu_share": after.cpu_us.saturating_sub(idle.cpu_us) as f64 / 1e6 / seconds,
             })
         })
         .collect();

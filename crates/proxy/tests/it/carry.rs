@@ -43,6 +43,11 @@ async fn f_2_http_of_all_versions() {
             .send("PUT /x?y HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
             .await;
         assert!(client.answer().await.body.ends_with("Ok(b\"hello\")"));
+        // A GET may have a body, too.
+        client
+            .send("GET /x?y HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+            .await;
+        assert!(client.answer().await.body.ends_with("Ok(b\"hello\")"));
         client.send("GET http://a.example/x?y HTTP/1.1\r\nHost: other\r\n\r\n").await;
         let answer = client.answer().await;
         assert!(answer.body.starts_with(&format!("GET {target} {version}\n")), "{answer:?}");

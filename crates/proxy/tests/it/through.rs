@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bramah_proxy::{HashBy, Mode, PolicyKind, Settings, Times};
+use bramah_proxy::{HashBy, Mode, PolicyKind, Settings, Stopped, Times};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::*;
@@ -142,4 +142,44 @@ async fn f_2_plain_tcp_by_source_and_its_ends() {
     let times = Times { stream_idle: Duration::from_millis(200), ..Times::default() };
     let running = Running::start(Settings { times, ..tcp_mode() }, &[echo("a").await]).await;
     assert_eq!(running.client().await.rest().await.0, "a");
+}
+
+/// Spec F-2: an instance that has no more to say still gets all that the client sends.
+#[tokio::test]
+async fn f_2_an_instance_may_end_its_half_first() {
+    let (told, mut heard) = tokio::sync::mpsc::channel(1);
+    let instance = scripted(move |_, mut tcp| {
+        let told = told.clone();
+        async move {
+            tcp.write_all(b"bye").await.expect("sent");
+            tcp.shutdown().await.expect("its half is closed");
+            let mut all = Vec::new();
+            tcp.read_to_end(&mut all).await.expect("what the client sends, to its end");
+            told.send(all).await.expect("the test waits");
+        }
+    });
+    let running = Running::start(tcp_mode(), &[instance.await]).await;
+    let mut client = running.client().await;
+    assert_eq!(client.rest().await.0, "bye");
+    client.send("the first").await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    client.send(" and the last").await;
+    client.tcp.shutdown().await.expect("its half is closed");
+    assert_eq!(within(heard.recv()).await.as_deref(), Some(&b"the first and the last"[..]));
+}
+
+/// Spec F-2: a proxy that stops waits for tunnels as for requests.
+#[tokio::test]
+async fn f_2_tunnels_are_waited_for() {
+    let running = Running::start(Settings::default(), &[goes_over().await]).await;
+    let mut client = running.client().await;
+    client.send(UPGRADE).await;
+    client.answer().await;
+    assert_eq!(read_exactly(&mut client, 5).await, "hello");
+    assert_eq!(running.figures().connections_now, 1, "it is a connection still");
+    let stopping = tokio::spawn(running.proxy.stop(Duration::from_secs(20)));
+    client.send("still here").await;
+    assert_eq!(read_exactly(&mut client, 10).await, "still here");
+    client.tcp.shutdown().await.expect("its half is closed");
+    assert_eq!(within(stopping).await.expect("no panic"), Stopped::Drained);
 }

@@ -44,7 +44,8 @@ fn update(cell: &Cell, events: &[Event], views: &watch::Sender<View>) {
     let state = cell.view();
     views.send_modify(|view| {
         changed.into_iter().for_each(|path| look_up(&state, path, view));
-        view.revision = state.revision();
+        // Not the state's: that may be ahead, of events that come next and must give another revision.
+        view.revision = events.last().map_or(view.revision, |event| view.revision.max(event.revision));
     });
 }
 
