@@ -16,6 +16,9 @@ use crate::check::locks::Hold;
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How often a holder looks whether it still holds.
 const LOOK: Duration = Duration::from_millis(20);
+/// A hold lasts fewer looks than this. The first lock is held long enough for its holder to die now and then.
+const LOOKS: u32 = 20;
+const LOOKS_AT_THE_FIRST: u32 = 150;
 
 /// Wants locks until it is enough.
 pub(super) async fn contend(application: Application, client: Client, who: String, mut random: StdRng) {
@@ -30,18 +33,26 @@ pub(super) async fn contend(application: Application, client: Client, who: Strin
             request = request.shared();
         }
         if let Ok(held) = request.await {
-            hold(&application, &client, &who, held, &mut random).await;
+            let looks = random.random_range(0..if key == 0 { LOOKS_AT_THE_FIRST } else { LOOKS });
+            hold(&application, &client, &who, held, looks, &mut random).await;
         }
     }
 }
 
 /// Works under a lock for a moment, and gives it back.
-async fn hold(application: &Application, client: &Client, who: &str, held: Lock, random: &mut StdRng) {
+async fn hold(
+    application: &Application,
+    client: &Client,
+    who: &str,
+    held: Lock,
+    looks: u32,
+    random: &mut StdRng,
+) {
     let (from, sequencer) = (now_ns(), held.sequencer().clone());
     let name: Arc<str> = sequencer.path.as_str().into();
     let shown = (sequencer.instance, sequencer.generation);
     let mut until = from;
-    for _ in 0..random.random_range(0..20) {
+    for _ in 0..looks {
         if held.status() != LockStatus::Held {
             break;
         }
