@@ -257,8 +257,15 @@ impl State {
         let lock = self.locks.entry(&handle.path, handle.instance);
         lock.waiters.insert(ticket, Waiter { session, handle: id, shared, since_ms: now_ms });
         self.handles.place(session, id, Place::Waiting { ticket });
+        self.tell_wanted(&handle.path, shared, events);
+    }
+
+    /// Tells a lock's holders that somebody waits: once an entry, after all that the entry did before.
+    fn tell_wanted(&mut self, path: &Path, shared: bool, events: &mut Vec<Event>) {
         let revision = self.tree.revisions.stamp();
-        events.push(Event { revision, path: handle.path.clone(), change: Change::LockWanted { shared } });
+        let wanted = Event { revision, path: path.clone(), change: Change::LockWanted { shared } };
+        events.retain(|told| *told != wanted);
+        events.push(wanted);
     }
 
     /// Takes a handle out of the holders or the queue, and hands the lock on.
@@ -325,12 +332,8 @@ impl State {
             };
             if !lock.takes(first.shared) {
                 if given {
-                    let revision = self.tree.revisions.stamp();
-                    events.push(Event {
-                        revision,
-                        path,
-                        change: Change::LockWanted { shared: first.shared },
-                    });
+                    let shared = first.shared;
+                    self.tell_wanted(&path, shared, events);
                 }
                 return;
             }

@@ -332,6 +332,27 @@ mod tests {
         }
     }
 
+    /// Spec E-2, L-7: one entry says once that somebody waits, and says it last.
+    #[test]
+    fn an_entry_tells_once_that_a_lock_is_wanted() {
+        let (mut cell, [(a, _), (b, hb), (c, hc), (d, hd)]) = contenders();
+        let ha = opened(open_with_delay(&mut cell, a, 10_000));
+        cell.acquire(a, ha).unwrap();
+        cell.acquire(b, hb).unwrap();
+        cell.acquire(c, hc).unwrap();
+        cell.die(a);
+        cell.told();
+        // The same entry ends the lock-delay, which gives the lock to one of two, and brings a third.
+        cell.moment.time_ms += 10_000;
+        cell.acquire(d, hd).unwrap();
+        let changes: Vec<Change> = cell.told().into_iter().map(|event| event.change).collect();
+        let told = [
+            Change::LockAcquired { session: b, handle: hb, generation: 2, shared: false, waited: true },
+            Change::LockWanted { shared: false },
+        ];
+        assert_eq!(changes, told);
+    }
+
     /// Spec L-5, N-4: an ephemeral node outlives its last handle for the lock-delay, so that nobody gets its lock anew;
     /// then it goes, and so does the ephemeral directory it was in.
     #[test]
