@@ -13,6 +13,10 @@ use bramah_sim::storm::{Plan, Report, Storm, picture};
 use lexopt::Arg::{Long, Short};
 use lexopt::ValueExt;
 
+/// The one that the cell has in real use, too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const HELP: &str = "\
 Simulates a cell under faults, all chance from one seed, and judges what its clients were told.
 
