@@ -8,6 +8,7 @@ use crate::counts::Counts;
 use crate::query::{self, Bad, CLASS_ANY, CLASS_IN, HEADER, Query, code, flag, kind};
 use crate::table::service::{Encoded, Piece, RECORD_HEAD, Records, Set, TO_TARGET};
 use crate::table::{Found, Table};
+use crate::view::UNKNOWN;
 
 /// The most bytes of an answer over UDP without EDNS (RFC 1035 §4.2.1).
 pub(crate) const LEAST_UDP: usize = 512;
@@ -89,6 +90,10 @@ impl Responder {
         let of_queries = (kind::FIRST_OF_QUERIES..kind::ANY).contains(&query.kind);
         if !internet || of_queries || matches!(found, Found::Outside) {
             return self.refuse(message, query, table, internet && !of_queries);
+        }
+        if table.revision == UNKNOWN {
+            message.code = code::SERVER_FAILURE;
+            return Reply::Send(message.finish(query, table));
         }
         message.flags |= flag::AUTHORITATIVE;
         self.fill(&mut message, table, query.kind, found);

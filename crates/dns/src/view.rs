@@ -18,6 +18,16 @@ pub struct View {
     pub services: OrdMap<Arc<str>, Arc<Service>>,
 }
 
+/// No revision of a registry.
+pub(crate) const UNKNOWN: u64 = u64::MAX;
+
+impl View {
+    /// Of one who does not know the registry yet: queries are answered by SERVFAIL, so that clients ask somebody else.
+    pub fn unknown() -> View {
+        View { revision: UNKNOWN, ..View::default() }
+    }
+}
+
 /// The instances of a service, by id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {

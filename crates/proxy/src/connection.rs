@@ -28,14 +28,17 @@ use crate::worker::{Worker, reached};
 /// What HTTP/2 begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// When the proxy drains, a client that has just connected has so long to ask.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Serves a connection to its end.
 pub(crate) async fn serve(worker: Arc<Worker>, tcp: TcpStream, address: SocketAddr, place: Place) {
     let times = worker.shared.settings.times;
     let mut stage = worker.shared.stage.subscribe();
     let opened = tokio::select! {
         opened = timeout(times.head, open(&worker, tcp)) => opened,
-        // It has asked nothing yet.
-        () = reached(&mut stage, Stage::Draining) => return,
+        // It has asked nothing yet, but may be about to.
+        () = async { reached(&mut stage, Stage::Draining).await; sleep(LAST_WORDS).await } => return,
     };
     let Ok(Some((stream, first, is_h2))) = opened else {
         worker.counts().connections_overdue.fetch_add(u64::from(opened.is_err()), Relaxed);
@@ -57,6 +60,10 @@ pub(crate) async fn serve(worker: Arc<Worker>, tcp: TcpStream, address: SocketAd
     } else {
         serve_http1(wire, client, &mut stage).await
     };
+    if overdue == Some(Overdue::Stalled) {
+        // What the client has not read is lost, and the end must not pass for the answer's.
+        ledger.abort(true);
+    }
     if let Some(overdue) = overdue {
         worker.counts().connections_overdue.fetch_add(1, Relaxed);
         tracing::debug!(client = %address, ?overdue, "a connection was closed");
@@ -140,6 +147,8 @@ const PENDING_RESETS: usize = 20;
 const OWN_RESETS: usize = 256;
 /// What waits to be sent, a stream.
 const SEND_BUFFER: usize = 64 * 1024;
+/// How often a client that says nothing is asked whether it is there, and how long it has to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// After a farewell for idleness, a client has so long to end what it began meanwhile.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -151,6 +160,9 @@ fn http2_builder(settings: &Settings) -> http2::Builder<TokioExecutor> {
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW * 4)
         .max_send_buf_size(SEND_BUFFER)
+        // A client that is cut off without a word is noticed, and what it asked ends.
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(OWN_RESETS);
     http

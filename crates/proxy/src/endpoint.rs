@@ -20,7 +20,7 @@ use crate::tls::UpstreamTls;
 use crate::wire::Stream;
 use crate::worker::Worker;
 
-type Http1 = http1::SendRequest<RequestBody>;
+pub(crate) type Http1 = http1::SendRequest<RequestBody>;
 type Http2 = http2::SendRequest<RequestBody>;
 
 /// An instance at an address. One that moves is another.
@@ -220,6 +220,10 @@ impl Endpoint {
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) => request = unsent,
                     None => {
+                        if stale {
+                            // Those that waited beside it are no better, most likely: the instance may be gone.
+                            self.of(worker).idle.lock().clear();
+                        }
                         let error = failed.into_error();
                         return Err(SendError::Lost { error, unprocessed: false, stale });
                     }

@@ -20,7 +20,7 @@ use crate::lease::Lease;
 use crate::ledger::Ledger;
 use crate::proxy::{Permit, Stage};
 use crate::request_body::{BodyLimits, Source};
-use crate::response_body::{Relayed, ResponseBody, is_failure_of_grpc};
+use crate::response_body::{Recipient, Relayed, ResponseBody, is_failure_of_grpc};
 use crate::settings::{HashBy, UpstreamHttp};
 use crate::tunnel;
 use crate::worker::Worker;
@@ -213,7 +213,7 @@ fn relayed(
         outcome: if failed { Outcome::Failure } else { Outcome::Success },
         grpc,
         in_flight,
-        abort: (version == Version::HTTP_10).then(|| Arc::clone(&client.ledger)),
+        to: Recipient::new(version, &client.ledger),
     };
     Response::from_parts(head, ResponseBody::Relayed(Box::new(relayed)))
 }

@@ -203,9 +203,7 @@ impl Failures {
             tokio::time::sleep(pause).await;
         }
         self.worker.counts().retries.fetch_add(1, Relaxed);
-        if !failure.blameless {
-            self.tried.push(instance);
-        }
+        self.tried.push(instance);
         Ok(Request::from_parts(head, RequestBody::of(source)))
     }
 }

@@ -30,8 +30,45 @@ pub(crate) struct Ledger {
     fault: AtomicU8,
     /// An answer broke off whose end is the connection's: it must not look like one.
     abort: AtomicBool,
+    held: Held,
     /// It carries bytes that are no HTTP: each direction ends by itself.
     tunnel: AtomicBool,
+}
+
+/// Answers that have something for the client, counted by when it last took some: in this term, or in the one before. A
+/// term lasts as long as an answer may be held, so who is still in the one before when this ends was held too long.
+#[derive(Debug)]
+struct Held {
+    term: AtomicU32,
+    since: AtomicU64,
+    counts: [AtomicU32; 2],
+}
+
+/// When an answer moved last: see [`Held`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Term(u32);
+
+impl Held {
+    fn new(now: u64) -> Self {
+        Held { term: AtomicU32::new(0), since: AtomicU64::new(now), counts: Default::default() }
+    }
+
+    fn count(&self, term: u32) -> &AtomicU32 {
+        &self.counts[(term % 2) as usize]
+    }
+
+    fn too_long(&self, now: Time, limit: Duration) -> bool {
+        if now.since(Time::from_nanos(self.since.load(Relaxed))) <= limit {
+            return false;
+        }
+        let next = self.term.load(Relaxed).wrapping_add(1);
+        if self.count(next).load(Relaxed) > 0 {
+            return true;
+        }
+        self.term.store(next, Relaxed);
+        self.since.store(now.nanos(), Relaxed);
+        false
+    }
 }
 
 /// Why a connection is closed.
@@ -65,6 +102,7 @@ impl Ledger {
             bad_from: AtomicU64::new(u64::MAX),
             fault: AtomicU8::new(0),
             abort: AtomicBool::new(false),
+            held: Held::new(now),
             tunnel: AtomicBool::new(false),
         }
     }
@@ -115,8 +153,26 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn abort(&self) {
-        self.abort.store(true, Relaxed);
+    /// Whether the connection, if it ended now, must be seen to be broken off.
+    pub(crate) fn abort(&self, abort: bool) {
+        self.abort.store(abort, Relaxed);
+    }
+
+    /// An answer has something for the client from now on. It says so again whenever the client took some.
+    pub(crate) fn hold(&self, before: Option<Term>) -> Term {
+        let now = self.held.term.load(Relaxed);
+        if before.map(|before| before.0) != Some(now) {
+            self.release(before);
+            self.held.count(now).fetch_add(1, Relaxed);
+        }
+        Term(now)
+    }
+
+    /// It has nothing any more, or not yet.
+    pub(crate) fn release(&self, before: Option<Term>) {
+        if let Some(Term(before)) = before {
+            self.held.count(before).fetch_sub(1, Relaxed);
+        }
     }
 
     pub(crate) fn becomes_tunnel(&self) {
@@ -150,7 +206,9 @@ impl Ledger {
             Some(Overdue::Head)
         } else if rests && longer_than(rests_since, times.idle) {
             Some(Overdue::Idle)
-        } else if self.blocked.load(Relaxed) && longer_than(self.moved.load(Relaxed), times.stream_idle) {
+        } else if self.blocked.load(Relaxed) && longer_than(self.moved.load(Relaxed), times.stream_idle)
+            || self.held.too_long(now, times.stream_idle)
+        {
             Some(Overdue::Stalled)
         } else {
             None

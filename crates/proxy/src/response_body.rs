@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bramah_balance::Outcome;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -14,7 +14,7 @@ use crate::endpoint::Carrier;
 use crate::exchange::InFlight;
 use crate::idle::Idle;
 use crate::lease::Lease;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Term};
 
 /// Why an answer breaks off. The client's connection, or its stream, breaks with it.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +44,54 @@ pub(crate) struct Relayed {
     pub(crate) outcome: Outcome,
     pub(crate) grpc: bool,
     pub(crate) in_flight: InFlight,
-    /// Of a client that takes the connection's end for the answer's.
-    pub(crate) abort: Option<Arc<Ledger>>,
+    pub(crate) to: Recipient,
+}
+
+/// The connection that an answer goes to.
+#[derive(Debug)]
+pub(crate) enum Recipient {
+    /// HTTP/1.1, where an answer that breaks off is seen to.
+    Http1,
+    /// HTTP/1.0: the client may take the connection's end for the answer's.
+    Http10(Arc<Ledger>),
+    /// HTTP/2, where each answer waits for its own window.
+    Http2 { ledger: Arc<Ledger>, held: Option<Term> },
+}
+
+impl Recipient {
+    pub(crate) fn new(version: Version, ledger: &Arc<Ledger>) -> Self {
+        match version {
+            Version::HTTP_2 => Recipient::Http2 { ledger: Arc::clone(ledger), held: Some(ledger.hold(None)) },
+            Version::HTTP_10 => {
+                ledger.abort(true);
+                Recipient::Http10(Arc::clone(ledger))
+            }
+            _ => Recipient::Http1,
+        }
+    }
+
+    fn has_something(&mut self, something: bool) {
+        if let Recipient::Http2 { ledger, held } = self {
+            *held = if something {
+                Some(ledger.hold(*held))
+            } else {
+                ledger.release(*held);
+                None
+            };
+        }
+    }
+
+    fn has_all(&self) {
+        if let Recipient::Http10(ledger) = self {
+            ledger.abort(false);
+        }
+    }
+}
+
+impl Drop for Recipient {
+    fn drop(&mut self) {
+        self.has_something(false);
+    }
 }
 
 impl Relayed {
@@ -55,6 +101,7 @@ impl Relayed {
             lease.end(self.outcome);
         }
         self.in_flight.answered();
+        self.to.has_all();
     }
 
     fn fail(&mut self, fault: AnswerFault) -> Poll<Option<Result<Frame<Bytes>, AnswerFault>>> {
@@ -62,9 +109,6 @@ impl Relayed {
             lease.broken(&fault);
         }
         self.in_flight.answered();
-        if let Some(ledger) = &self.abort {
-            ledger.abort();
-        }
         Poll::Ready(Some(Err(fault)))
     }
 }
@@ -89,12 +133,14 @@ impl Body for ResponseBody {
             ResponseBody::Relayed(relayed) => relayed,
         };
         let Poll::Ready(frame) = Pin::new(&mut relayed.incoming).poll_frame(cx) else {
+            relayed.to.has_something(false);
             ready!(relayed.idle.poll(cx));
             return relayed.fail(AnswerFault::Idle);
         };
         match frame {
             Some(Ok(frame)) => {
                 relayed.idle.moved();
+                relayed.to.has_something(true);
                 if relayed.grpc && frame.trailers_ref().is_some_and(is_failure_of_grpc) {
                     relayed.outcome = Outcome::Failure;
                 }

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
 use crate::answer::Answer;
-use crate::endpoint::Carrier;
+use crate::endpoint::{Carrier, Http1};
 use crate::exchange::{Client, InFlight, source_key};
 use crate::forward::Plan;
 use crate::head;
@@ -25,7 +25,7 @@ use crate::lease::Lease;
 use crate::ledger::Ledger;
 use crate::proxy::{Permit, Stage};
 use crate::request_body::RequestBody;
-use crate::response_body::{Relayed, ResponseBody};
+use crate::response_body::{Recipient, Relayed, ResponseBody};
 use crate::settings::HashBy;
 use crate::wire::{Stream, Wire};
 use crate::worker::{Worker, reached};
@@ -39,6 +39,51 @@ pub(crate) async fn upgrade(
 ) -> Result<Response<ResponseBody>, Answer> {
     let worker = &client.worker;
     let of_client = hyper::upgrade::on(&mut request);
+    let (mut response, lease, sender) = match ask(worker, request, &plan).await {
+        Ok(answered) => answered,
+        Err(answer) => {
+            in_flight.answered();
+            return Err(answer);
+        }
+    };
+    let to = response.headers().get(header::UPGRADE).cloned();
+    let of_instance = hyper::upgrade::on(&mut response);
+    let (mut head, incoming) = response.into_parts();
+    head::strip(&mut head.headers);
+    head.extensions.clear();
+    if head.status != StatusCode::SWITCHING_PROTOCOLS {
+        let failed = head.status.is_server_error();
+        let relayed = Relayed {
+            incoming,
+            call: Some((lease, Carrier::Http1(sender))),
+            idle: Idle::new(worker.shared.settings.times.stream_idle),
+            outcome: if failed { Outcome::Failure } else { Outcome::Success },
+            grpc: false,
+            in_flight,
+            to: Recipient::Http1,
+        };
+        return Ok(Response::from_parts(head, ResponseBody::Relayed(Box::new(relayed))));
+    }
+    head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(to) = to {
+        head.headers.insert(header::UPGRADE, to);
+    }
+    in_flight.answered();
+    worker.counts().tunnels.fetch_add(1, Relaxed);
+    let permit = Permit::take(&worker.shared, |shared| &shared.requests, usize::MAX);
+    tokio::spawn(async move {
+        tunnel(&client, of_client, of_instance, lease).await;
+        drop(permit);
+    });
+    Ok(Response::from_parts(head, ResponseBody::Text(bytes::Bytes::new())))
+}
+
+/// Has one instance answer the request, on a connection that it has for itself.
+async fn ask(
+    worker: &Arc<Worker>,
+    request: Request<Incoming>,
+    plan: &Plan,
+) -> Result<(Response<Incoming>, Lease, Http1), Answer> {
     let (head, body) = request.into_parts();
     if !http_body::Body::is_end_stream(&body) {
         let why = "a request with a body can't be an upgrade; send it without one";
@@ -55,52 +100,21 @@ pub(crate) async fn upgrade(
     })
     .await?;
     let sent = timeout(plan.limit, sender.send_request(request)).await;
-    let mut response = match sent {
-        Ok(Ok(response)) => response,
+    match sent {
+        Ok(Ok(response)) => {
+            lease.answered();
+            Ok((response, lease, sender))
+        }
         Ok(Err(error)) => {
             lease.end(Outcome::Failure);
-            return Err(Answer::new(
-                StatusCode::BAD_GATEWAY,
-                format!("the instance gave no answer: {error}"),
-            ));
+            Err(Answer::new(StatusCode::BAD_GATEWAY, format!("the instance gave no answer: {error}")))
         }
         Err(_) => {
             lease.end(Outcome::Failure);
             worker.counts().timed_out.fetch_add(1, Relaxed);
-            return Err(Answer::new(StatusCode::GATEWAY_TIMEOUT, "the instance gave no answer in time"));
+            Err(Answer::new(StatusCode::GATEWAY_TIMEOUT, "the instance gave no answer in time"))
         }
-    };
-    lease.answered();
-    let to = response.headers().get(header::UPGRADE).cloned();
-    let of_instance = hyper::upgrade::on(&mut response);
-    let (mut head, incoming) = response.into_parts();
-    head::strip(&mut head.headers);
-    head.extensions.clear();
-    if head.status != StatusCode::SWITCHING_PROTOCOLS {
-        let failed = head.status.is_server_error();
-        let relayed = Relayed {
-            incoming,
-            call: Some((lease, Carrier::Http1(sender))),
-            idle: Idle::new(worker.shared.settings.times.stream_idle),
-            outcome: if failed { Outcome::Failure } else { Outcome::Success },
-            grpc: false,
-            in_flight,
-            abort: None,
-        };
-        return Ok(Response::from_parts(head, ResponseBody::Relayed(Box::new(relayed))));
     }
-    head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    if let Some(to) = to {
-        head.headers.insert(header::UPGRADE, to);
-    }
-    in_flight.answered();
-    worker.counts().tunnels.fetch_add(1, Relaxed);
-    let permit = Permit::take(&worker.shared, |shared| &shared.requests, usize::MAX);
-    tokio::spawn(async move {
-        tunnel(&client, of_client, of_instance, lease).await;
-        drop(permit);
-    });
-    Ok(Response::from_parts(head, ResponseBody::Text(bytes::Bytes::new())))
 }
 
 async fn tunnel(client: &Client, of_client: OnUpgrade, of_instance: OnUpgrade, lease: Lease) {

@@ -286,7 +286,7 @@ async fn open_fronts(
 ) -> Result<(Box<dyn Listener>, Option<bramah_dns::Server>), StartError> {
     let listener = listen(&Tcp, &config.clients_listen).await?;
     let Some(settings) = config.dns.clone() else { return Ok((listener, None)) };
-    let (views, directory) = watch::channel(bramah_dns::View::default());
+    let (views, directory) = watch::channel(bramah_dns::View::unknown());
     let dns = bramah_dns::Server::start(settings, directory).await;
     let dns = dns.map_err(|error| StartError::Config(error.to_string()))?;
     // It ends with this runtime.

@@ -120,6 +120,9 @@ impl Service<'_> {
                 RegistrationState::Removed => {
                     self.say("was deregistered by somebody else; the command runs on without")
                 }
+                RegistrationState::Replaced => {
+                    self.say("another process registered by this id; the command runs on without")
+                }
                 RegistrationState::Refused { error } => return error.to_string(),
                 _ => {}
             }

@@ -24,22 +24,23 @@ const PROBES_AT_ONCE: usize = 64;
 /// After an error of the cell.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 
-/// Checks an instance for ever. Whenever its health is another than the `registered` one it is to be written; what could not be
+/// Checks an instance for ever, as it is each time. Whenever its health is another than the `registered` one it is to be written; what could not be
 /// written comes again after the next check.
 pub(super) async fn run<F: Future<Output = ()>>(
-    instance: &Instance,
+    instance: impl Fn() -> Instance,
     check: &Check,
     permits: &Semaphore,
     registered: impl Fn() -> Health,
     mut write: impl FnMut(Health) -> F,
 ) {
-    let mut state = HealthState::new(instance.health, check.rise, check.fall);
+    let mut state = HealthState::new(instance().health, check.rise, check.fall);
     let mut ticks = tokio::time::interval_at(first_tick(check), check.interval());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let Ok(permit) = permits.acquire().await else { return };
-        let observed = probe(instance, check).await;
+        let instance = instance();
+        let observed = probe(&instance, check).await;
         drop(permit);
         if let Some(health) = state.observe(observed.health) {
             info!(authority = %instance.authority(), %health, note = %observed.note, "the health of an instance changed");
@@ -154,7 +155,7 @@ async fn check_one(
 ) {
     let Some(check) = &registered.instance.check else { return };
     let write = |health| write(&client, &registered, health);
-    run(&registered.instance, check, &permits, || *known.borrow(), write).await;
+    run(|| registered.instance.clone(), check, &permits, || *known.borrow(), write).await;
 }
 
 async fn write(client: &Client, registered: &Registered, health: Health) {

@@ -64,6 +64,9 @@ use crate::files::{SetOptions, Written};
 
 use self::scan::Scope;
 
+/// How often others may write an instance just before it is.
+const PUTS: usize = 8;
+
 /// The registry of services in a client's cell; made by [`Client::registry`].
 #[derive(Clone, Debug)]
 pub struct Registry {
@@ -92,7 +95,8 @@ impl Registry {
     /// the session of its predecessor has expired.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for names and instances out of their limits; as [`Client::open`].
+    /// [`Error::InvalidArgument`] for names and instances out of their limits; [`Error::AlreadyExists`] if an operator
+    /// registered it for good; as [`Client::open`].
     pub async fn register(&self, service: &str, id: &str, instance: Instance) -> Result<Registration, Error> {
         Registration::begin(self.client.clone(), instance_path(service, id)?, instance).await
     }
@@ -100,11 +104,30 @@ impl Registry {
     /// Registers an instance for good, without a session: it stays until somebody deregisters it.
     ///
     /// # Errors
-    /// As [`Registry::register`], and as [`Client::set`].
+    /// [`Error::AlreadyExists`] if a process registered itself by this id: it would go with that one's session. As
+    /// [`Client::set`].
     pub async fn put(&self, service: &str, id: &str, instance: &Instance) -> Result<Written, Error> {
         let path = instance_path(service, id)?;
-        let options = SetOptions { parents: true, ..SetOptions::default() };
-        self.client.set_with(path, instance.encode()?, options).await
+        let contents = bytes::Bytes::from(instance.encode()?);
+        let mut tries = 0;
+        loop {
+            let there = match self.client.stat(&*path).await {
+                Ok(stat) if stat.ephemeral => {
+                    let message = format!(
+                        "{path} was registered by a process, and goes with its session: deregister it first, or register by another id"
+                    );
+                    return Err(Error::AlreadyExists { message });
+                }
+                Ok(stat) => stat.content_generation,
+                Err(Error::NotFound { .. }) => 0,
+                Err(error) => return Err(error),
+            };
+            let options = SetOptions { parents: true, if_generation: Some(there) };
+            match self.client.set_with(&*path, contents.clone(), options).await {
+                Err(Error::GenerationMismatch { .. }) if tries < PUTS => tries += 1,
+                put => return put,
+            }
+        }
     }
 
     /// Removes an instance, whoever registered it. One that registered itself doesn't come back by itself. Whether there was

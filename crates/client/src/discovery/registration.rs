@@ -15,11 +15,17 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::files::Written;
 use crate::handle::Handle;
-use crate::watch::{EventKind, Watch, WatchEvent};
+use crate::watch::{Change, EventKind, Watch, WatchEvent};
 
 /// After an error it is tried again so soon, then twice as late each time, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How many predecessors in a row may go at the very moment in which they are to be replaced.
+const TAKE_OVERS: usize = 8;
+/// A file's content generation when it was just created.
+const FIRST_GENERATION: u64 = 1;
+/// Contents that are remembered of writes of which nobody knows whether they were done.
+const UNSURE: usize = 16;
 
 /// How a registration stands, as far as its client knows.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +44,8 @@ pub enum RegistrationState {
     },
     /// Somebody else deregistered it. It does not come back by itself.
     Removed,
+    /// Another process registered by the same id since, and what the cell has is of that one.
+    Replaced,
     /// The cell does not take it, and will not if it is tried again.
     Refused {
         /// Why.
@@ -45,6 +53,14 @@ pub enum RegistrationState {
     },
     /// It was deregistered here.
     Deregistered,
+}
+
+impl RegistrationState {
+    /// Whether it stays like this: nothing is done for the registration any more.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        !matches!(self, Self::Registered { .. } | Self::Away { .. })
+    }
 }
 
 /// An instance's registration; made by [`Registry::register`](super::Registry::register). Dropping it deregisters in the background.
@@ -126,11 +142,16 @@ impl Registration {
 
     /// Checks the instance from here for as long as it is registered, and writes each change of its health (spec R-3).
     pub fn run_checks(&self, check: Check) {
-        let (wanted, checked) = (self.wanted.clone(), self.instance());
+        let (wanted, mut state) = (self.wanted.clone(), self.states());
         let running = tokio::spawn(async move {
+            let checked = || wanted.borrow().instance.clone();
             let health = || wanted.borrow().instance.health;
             let write = async |health| set_health(&wanted, health);
-            checker::run(&checked, &check, &Semaphore::new(1), health, write).await;
+            let permits = Semaphore::new(1);
+            tokio::select! {
+                () = checker::run(checked, &check, &permits, health, write) => {}
+                _ = state.wait_for(RegistrationState::is_final) => {}
+            }
         });
         if let Some(before) = self.checks.lock().replace(running) {
             before.abort();
@@ -192,60 +213,137 @@ struct Present {
     contents: Bytes,
     /// Its content generation, by which this registration knows its own writing.
     generation: u64,
-    removals: Watch,
+    /// What was written, and may be in the cell or not.
+    unsure: Vec<Bytes>,
+    /// Tells when it is removed or written.
+    changes: Watch,
+    /// Something happened to it, and nobody has looked yet what.
+    must_look: bool,
 }
 
 impl Present {
     async fn make(client: &Client, path: &str, contents: &Bytes) -> Result<Self, Error> {
-        let handle =
-            client.open(path).read().write().create().ephemeral().parents().contents(contents.clone());
-        let handle = handle.await?;
-        let written = match handle.created() {
-            true => None,
-            false => Some(handle.set_contents(contents.clone()).await?.generation),
+        let mut take_overs = 0;
+        loop {
+            let open = client.open(path).read().write().create().ephemeral().parents();
+            let handle = open.contents(contents.clone()).await?;
+            let created = handle.created();
+            match Self::of(client, handle, contents).await {
+                // A predecessor has just taken it out, before it was taken over.
+                Err(Error::NodeDeleted { .. }) if !created && take_overs < TAKE_OVERS => take_overs += 1,
+                made => return made,
+            }
+        }
+    }
+
+    async fn of(client: &Client, handle: Handle, contents: &Bytes) -> Result<Self, Error> {
+        let generation = match handle.created() {
+            true => FIRST_GENERATION,
+            false => take_over(&handle, contents).await?,
         };
-        // It is there as soon as can be. One that is removed before the watch begins is found missing by what follows.
-        let removals = client.watch(path).kinds([EventKind::Deleted]).buffer(16).await?;
-        let now = handle.stat().await?.content_generation;
-        let generation = written.unwrap_or(now);
-        Ok(Self { handle, contents: contents.clone(), generation, removals })
+        // It is there as soon as can be. What happens to it before the watch begins is found by looking.
+        let kinds = [EventKind::Deleted, EventKind::ContentsModified];
+        let changes = client.watch(handle.path()).kinds(kinds).buffer(16).await?;
+        let contents = contents.clone();
+        let mut made = Self { handle, contents, generation, unsure: Vec::new(), changes, must_look: true };
+        made.look().await?;
+        Ok(made)
     }
 
     async fn write(&mut self, contents: &Bytes) -> Result<(), Error> {
-        if self.contents != *contents {
-            let Written { generation, .. } = self.handle.set_contents(contents.clone()).await?;
-            (self.contents, self.generation) = (contents.clone(), generation);
+        while self.contents != *contents || !self.unsure.is_empty() {
+            // A successor's stays.
+            match self.handle.set_contents_if(contents.clone(), self.generation).await {
+                Ok(Written { generation, .. }) => self.is_written(contents.clone(), generation),
+                Err(Error::GenerationMismatch { .. }) => self.look().await?,
+                Err(error) => {
+                    if error.may_have_been_done() && self.unsure.len() < UNSURE {
+                        self.unsure.push(contents.clone());
+                    }
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }
 
-    /// Waits until it may be gone: the error that a call through its handle ends with, if it is.
+    fn is_written(&mut self, contents: Bytes, generation: u64) {
+        (self.contents, self.generation) = (contents, generation);
+        self.unsure.clear();
+    }
+
+    /// Sees whether it is there still, and as this registration wrote it. [`Error::GenerationMismatch`]: somebody else did.
+    async fn look(&mut self) -> Result<(), Error> {
+        let file = self.handle.contents().await?;
+        let generation = file.stat.content_generation;
+        if generation != self.generation {
+            if !self.unsure.contains(&file.contents) {
+                let message = format!(
+                    "{} was registered by another process since: it is that one's",
+                    self.handle.path()
+                );
+                return Err(Error::GenerationMismatch { message, current: Some(generation) });
+            }
+            self.is_written(file.contents, generation);
+        }
+        self.must_look = false;
+        Ok(())
+    }
+
+    /// Waits until it is gone, or somebody else's: the error that says so. It may be cancelled, and called again.
     async fn gone(&mut self) -> Error {
         loop {
-            tokio::select! {
-                () = self.handle.ended() => {}
-                event = self.removals.next() => match event {
-                    Ok(WatchEvent::Happened(_) | WatchEvent::Gap { .. }) => {}
+            if self.must_look {
+                match self.look().await {
+                    Ok(()) => {}
+                    Err(error) if error.is_retryable() && !matches!(error, Error::SessionExpired { .. }) => {
+                        tokio::time::sleep(FIRST_PAUSE).await;
+                        continue;
+                    }
                     Err(error) => return error,
-                },
+                }
             }
-            match self.handle.stat().await {
-                Ok(_) => {}
-                Err(error) if error.is_retryable() && !matches!(error, Error::SessionExpired { .. }) => {
+            tokio::select! {
+                () = self.handle.ended() => {
+                    self.must_look = true;
                     tokio::time::sleep(FIRST_PAUSE).await;
                 }
-                Err(error) => return error,
+                event = self.changes.next() => match event {
+                    Ok(WatchEvent::Happened(event)) => self.must_look |= !self.is_own(&event.change),
+                    Ok(WatchEvent::Gap { .. }) => self.must_look = true,
+                    Err(error) => return error,
+                },
             }
         }
     }
 
-    /// Others may have registered by this id since, and have it open too: theirs stays.
-    async fn take_out(self) {
+    fn is_own(&self, change: &Change) -> bool {
+        matches!(*change, Change::ContentsModified { generation } if generation <= self.generation)
+    }
+
+    /// What others registered by this id since stays.
+    async fn take_out(mut self) {
+        if !self.unsure.is_empty() {
+            let _ = self.look().await;
+        }
         if let Err(error) = self.handle.delete_if(self.generation).await {
             debug!(%error, path = self.handle.path(), "not deleted; it goes when nobody has it open");
         }
         self.handle.close().await;
     }
+}
+
+/// Makes a predecessor's file this registration's; the generation that it has then.
+async fn take_over(handle: &Handle, contents: &Bytes) -> Result<u64, Error> {
+    let there = handle.stat().await?;
+    if !there.ephemeral {
+        let message = format!(
+            "{} is registered for good, without a session: deregister it first, or register by another id",
+            handle.path()
+        );
+        return Err(Error::AlreadyExists { message });
+    }
+    Ok(handle.set_contents(contents.clone()).await?.generation)
 }
 
 /// Keeps the file in the cell as it is wanted.
@@ -325,8 +423,13 @@ impl Keeper {
                 warn!(%path, "somebody deregistered this instance: it does not come back by itself");
                 return Some(RegistrationState::Removed);
             }
+            Error::GenerationMismatch { .. } => {
+                warn!(%path, %error, "another process took this instance's place");
+                return Some(RegistrationState::Replaced);
+            }
             Error::Closed { .. } => return Some(RegistrationState::Deregistered),
             Error::InvalidArgument { .. }
+            | Error::AlreadyExists { .. }
             | Error::PermissionDenied { .. }
             | Error::Unauthenticated { .. }
             | Error::HandleLacksRight { .. }

@@ -82,7 +82,8 @@ impl ServiceWatch {
     }
 
     async fn watch(client: &Client, scope: &Scope, from: Option<u64>) -> Result<Watch, Error> {
-        let kinds = [EventKind::Created, EventKind::ContentsModified, EventKind::Deleted];
+        let kinds =
+            [EventKind::Created, EventKind::ContentsModified, EventKind::Deleted, EventKind::AclChanged];
         let request = client.watch(scope.path()).subtree().kinds(kinds).buffer(BUFFER);
         match from {
             // The changes of one revision may have been told in two parts. Telling one again does no harm.

@@ -10,7 +10,7 @@ use imbl::ordmap::DiffItem;
 use self::service::{Encoded, Set};
 use crate::name;
 use crate::query::AskedName;
-use crate::view::View;
+use crate::view::{UNKNOWN, View};
 use crate::zone::Zone;
 
 /// What is answered from.
@@ -45,7 +45,7 @@ pub(crate) enum Found<'t> {
 impl Table {
     /// Of nothing yet.
     pub fn empty(zone: Arc<Zone>) -> Table {
-        Table { zone, revision: 0, services: imbl::HashMap::new(), left_out: 0 }
+        Table { zone, revision: UNKNOWN, services: imbl::HashMap::new(), left_out: 0 }
     }
 
     /// How many services have no name in DNS, and instances, addresses, tags and strings of others are not answered.

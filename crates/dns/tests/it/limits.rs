@@ -83,3 +83,20 @@ fn a_change_of_one_service_leaves_the_others() {
     let after = builder.build(view);
     assert!(after.shares(&before, "many") && !after.shares(&before, "web"));
 }
+
+/// Spec F-3: as long as nothing is known of the registry nothing is said to be missing from it.
+#[test]
+fn what_is_not_known_yet_is_not_absent() {
+    let (unknown, empty) = (table(&settings(), View::unknown()), table(&settings(), View::default()));
+    for (name, when_known) in [
+        ("web.service.berlin.example.", ResponseCode::NXDomain),
+        ("berlin.example.", ResponseCode::NoError),
+        ("web.elsewhere.", ResponseCode::Refused),
+    ] {
+        let query = query(name, RecordType::A, None);
+        let code = |table| ask(table, &query, Transport::Udp).metadata.response_code;
+        assert_eq!(code(&empty), when_known, "{name}");
+        let outside = when_known == ResponseCode::Refused;
+        assert_eq!(code(&unknown), if outside { when_known } else { ResponseCode::ServFail }, "{name}");
+    }
+}

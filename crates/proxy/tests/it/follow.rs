@@ -128,6 +128,22 @@ async fn f_2_stopping_finishes_what_is_under_way() {
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }
 
+/// Spec F-2: told to stop, it answers also those whose connection is there and whose request is on the way.
+#[tokio::test]
+async fn f_2_stopping_answers_what_is_on_the_way() {
+    let server = Server::named("a").await;
+    let running = Running::start(Settings::default(), &[server.address]).await;
+    let mut clients = vec![running.client().await, running.client().await];
+    until("both are there", || running.figures().connections_now == 2).await;
+    let stopping = tokio::spawn(running.proxy.stop(Duration::from_secs(30)));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!(client.answer().await.status, 200);
+    }
+    assert_eq!(within(stopping).await.expect("no panic"), Stopped::Drained);
+}
+
 /// Spec F-2: what doesn't end in time is broken off, and counted.
 #[tokio::test]
 async fn f_2_stopping_has_a_limit() {

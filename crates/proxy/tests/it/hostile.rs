@@ -505,3 +505,71 @@ async fn f_2_idle_connections_of_http_2_are_closed() {
     reading.abort();
     assert_eq!(running.figures().connections_overdue, 1);
 }
+
+/// Spec F-2: a client of HTTP/2 that grants its answers no room is closed, whatever else it says: what its requests hold is
+/// free again.
+#[tokio::test]
+async fn f_2_answers_that_nobody_takes_are_given_up() {
+    let server = Server::start(false, |_| async { text(vec![b'x'; 1_000_000]) }).await;
+    let settings = impatient(|times| times.stream_idle = SHORT);
+    let running = Running::start(settings, &[server.address]).await;
+    let tcp = TcpStream::connect(running.address()).await.expect("a connection");
+    let (mut reader, mut writer) = tcp.into_split();
+    let reading = tokio::spawn(async move {
+        let mut buffer = vec![0; 65_536];
+        while reader.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+    });
+    let mut bytes = PREFACE.to_vec();
+    // SETTINGS_INITIAL_WINDOW_SIZE is 0.
+    bytes.extend(frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    bytes.extend(frame(1, 5, 1, GET));
+    writer.write_all(&bytes).await.expect("sent");
+    until("it is under way", || running.figures().requests_now == 1).await;
+    let pinging = async {
+        while writer.write_all(&frame(6, 0, 0, &[0; 8])).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(pinging).await;
+    reading.abort();
+    until("nothing is held", || running.figures().requests_now == 0).await;
+    assert_eq!(running.figures().connections_overdue, 1);
+    others_are_served(&running).await;
+}
+
+/// Spec F-2: a client of HTTP/2 that takes a long answer slowly is served to its end.
+#[tokio::test]
+async fn f_2_answers_that_are_taken_slowly_are_served() {
+    let server = Server::start(false, |_| async { text(vec![b'x'; 100_000]) }).await;
+    let settings = impatient(|times| times.stream_idle = SHORT);
+    let running = Running::start(settings, &[server.address]).await;
+    let mut h2 = http2(running.address()).await;
+    let request = http::Request::get("http://a/").body(full("")).expect("a request");
+    let mut body = within(h2.send_request(request)).await.expect("an answer").into_body();
+    let mut length = 0;
+    while let Some(frame) = within(http_body_util::BodyExt::frame(&mut body)).await {
+        length += frame.expect("whole").into_data().map_or(0, |data| data.len());
+        tokio::time::sleep(SHORT / 3).await;
+    }
+    assert_eq!(length, 100_000);
+}
+
+/// Spec F-2: an answer to HTTP/1.0 whose end is the connection's is broken off visibly also when the proxy stops.
+#[tokio::test]
+async fn f_2_an_answer_to_http_1_0_does_not_end_with_the_proxy() {
+    let instance = scripted(|_, mut tcp| async move {
+        read_head(&mut tcp).await;
+        let _ = tcp.write_all(b"HTTP/1.1 200 OK\r\n\r\npart").await;
+        tokio::time::sleep(Duration::from_secs(100)).await;
+    })
+    .await;
+    let running = Running::start(Settings::default(), &[instance]).await;
+    let mut client = running.client().await;
+    client.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
+    let mut got = Vec::new();
+    while !got.ends_with(b"part") {
+        got.push(within(client.tcp.read_u8()).await.expect("the beginning"));
+    }
+    within(running.proxy.stop(Duration::from_millis(100))).await;
+    assert!(!client.rest().await.1, "it looks whole");
+}

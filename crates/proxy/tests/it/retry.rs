@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use bramah_balance::{BudgetSettings, OutlierSettings};
+use bramah_balance::{BudgetSettings, OutlierSettings, SlowStart};
 use bramah_proxy::{PolicyKind, Retries, Settings, Times};
 use http::Request;
 use tokio::io::AsyncWriteExt;
@@ -86,6 +86,57 @@ async fn f_2_a_long_body_is_sent_once() {
     }
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 502]);
+}
+
+/// Spec F-2, P-8: when an instance dies that has many connections which wait, and least in flight, none of them is tried after
+/// another: the request goes elsewhere.
+#[tokio::test]
+async fn f_2_a_dead_instance_is_not_tried_again() {
+    let good = Server::start(false, |request| async move {
+        if request.uri().path() == "/slow" {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+        }
+        text("good")
+    })
+    .await;
+    // It answers once on each connection, and is not there any more for the next request.
+    let dying = scripted(|_, mut tcp| async move {
+        read_head(&mut tcp).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let _ = tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ndying").await;
+        read_head(&mut tcp).await;
+    })
+    .await;
+    let settings = Settings {
+        policy: PolicyKind::LeastRequest,
+        outliers: None,
+        slow_start: SlowStart { window: Duration::ZERO, ..SlowStart::default() },
+        ..Settings::default()
+    };
+    let running = Running::start(settings, &[good.address]).await;
+    let mut holding = Vec::new();
+    for _ in 0..20 {
+        let mut client = running.client().await;
+        client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        holding.push(client);
+    }
+    until("the good one is busy", || running.figures().requests_now == 20).await;
+    running.tell(&[good.address, dying]);
+    until("both are known", || running.figures().instances.len() == 2).await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = running.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        clients.push(client);
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().await.body, "dying");
+    }
+    let waiting = || running.figures().instances.iter().map(|one| one.waiting_connections).sum::<usize>();
+    until("its connections wait", || waiting() == 8).await;
+    let answer = clients[0].get("/").await;
+    assert_eq!((answer.status, &*answer.body), (200, "good"));
+    assert_eq!((running.figures().retries, waiting()), (1, 1), "the good one's is the only one left");
 }
 
 /// Spec P-8: when all fail, retries end with the budget.

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bramah_cell::Cell;
 use bramah_dns::{Instance, Service, View};
@@ -13,13 +14,20 @@ use bramah_machine::{Event, Kind, Path, Principal, State};
 use bramah_wire::registry::{self, ROOT};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Names of a service's directory have two components, those of an instance three.
 const SERVICE_DEPTH: usize = 2;
 const INSTANCE_DEPTH: usize = 3;
 
-/// Sends a view after each change, until the replica stops. The first one holds all.
+/// A replica that has just begun may know an old state: how long it asks for the newest one before it tells what it has.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(10);
+const CATCH_UP_PAUSE: Duration = Duration::from_millis(50);
+
+/// Sends a view after each change, until the replica stops. The first one holds all that there is in the cell; of a cell that is
+/// away, what this replica has.
 pub(crate) async fn follow(cell: Cell, views: watch::Sender<View>) {
+    catch_up(&cell).await;
     // Before the look at all of it: what changes meanwhile is looked up again.
     let mut events = cell.events();
     while let Ok(view) = cell.look_long(all).await {
@@ -32,6 +40,17 @@ pub(crate) async fn follow(cell: Cell, views: watch::Sender<View>) {
                 Err(RecvError::Closed) => return,
             }
         }
+    }
+}
+
+async fn catch_up(cell: &Cell) {
+    let deadline = Instant::now() + CATCH_UP_LIMIT;
+    while let Err(error) = cell.barrier(Vec::new(), deadline).await {
+        if Instant::now() >= deadline {
+            tracing::warn!(%error, "DNS tells what this replica knows, which may be old");
+            return;
+        }
+        tokio::time::sleep(CATCH_UP_PAUSE).await;
     }
 }
 

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use bramah_client::discovery::{Check, Health, Instance, Probe, probe};
+use bramah_client::discovery::{Check, Health, Instance, Probe, RegistrationState, probe};
 use bramah_wire::grpc_health::health_check_response::ServingStatus;
 use bramah_wire::grpc_health::health_server::{Health as HealthService, HealthServer};
 use bramah_wire::grpc_health::{HealthCheckRequest, HealthCheckResponse};
@@ -101,6 +102,29 @@ async fn an_instance_checks_itself_and_writes_only_changes() {
             assert_eq!(one(&known, "a").generation, generation, "one write for the change");
             assert_eq!(generation, first + times as u64 + 1);
         }
+    })
+    .await;
+}
+
+/// Spec R-3: it is checked where it says it is now, and not at all once it is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checks_follow_the_instance_and_end_with_it() {
+    let cell = cell().await;
+    in_time(async {
+        let (mut before, mut after) = (web().await, web().await);
+        let registration = cell.clients[0].registry().register("web", "a", here(before.port)).await.unwrap();
+        registration.run_checks(http());
+        before.checks(1).await;
+        registration.update(|instance| instance.port = after.port).unwrap();
+        after.checks(3).await;
+        assert!(cell.clients[1].registry().deregister("web", "a").await.unwrap());
+        let mut states = registration.states();
+        states.wait_for(RegistrationState::is_final).await.unwrap();
+        // One check may be under way yet.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let asked = *after.asked.borrow();
+        tokio::time::sleep(Duration::from_millis(1_000)).await;
+        assert_eq!(*after.asked.borrow(), asked);
     })
     .await;
 }

@@ -142,6 +142,96 @@ async fn a_deregistered_instance_is_gone() {
     .await;
 }
 
+/// Spec R-2: of two processes with one id the later one counts. The earlier one learns of it, writes nothing over it, and
+/// leaves it in place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_is_neither_overwritten_nor_removed() {
+    let cell = cell().await;
+    let clients = &cell.clients;
+    in_time(async {
+        let registry = clients[0].registry();
+        let first = registry.register("web", "a", here(1)).await.unwrap();
+        let mut states = first.states();
+        let second = clients[1].registry().register("web", "a", here(2)).await.unwrap();
+        let _ = first.update(|instance| instance.weight = 9);
+        states.wait_for(|state| *state == RegistrationState::Replaced).await.unwrap();
+        let _ = first.update(|instance| instance.weight = 8);
+        first.deregister().await;
+        let left = registry.lookup("web").await.unwrap();
+        assert_eq!((one(&left, "a").instance.port, one(&left, "a").instance.weight), (2, 1));
+        second.update(|instance| instance.weight = 3).unwrap();
+        let mut follower = clients[2].registry().follow("web").await.unwrap();
+        until(&mut follower, |known| one(known, "a").instance.weight == 3).await;
+        assert!(matches!(second.state(), RegistrationState::Registered { .. }));
+    })
+    .await;
+}
+
+/// Spec R-2: a process that is started while its predecessor takes leave is registered, whichever comes first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_may_come_while_its_predecessor_goes() {
+    let cell = cell().await;
+    let clients = &cell.clients;
+    in_time(async {
+        let mut last = clients[0].registry().register("web", "a", here(1)).await.unwrap();
+        for port in 2..40 {
+            let registry = clients[usize::from(port) % 2].registry();
+            let (registered, ()) = tokio::join!(registry.register("web", "a", here(port)), last.deregister());
+            last = registered.unwrap();
+            let found = clients[2].registry().lookup("web").await.unwrap();
+            assert_eq!(one(&found, "a").instance.port, port);
+            assert!(matches!(last.state(), RegistrationState::Registered { .. }), "{:?}", last.state());
+        }
+    })
+    .await;
+}
+
+/// Spec R-2: what an operator registered for good does not become one process's, nor the other way round.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn for_good_and_for_a_session_exclude_each_other() {
+    let cell = cell().await;
+    let clients = &cell.clients;
+    in_time(async {
+        let registry = clients[0].registry();
+        put(&clients[1], "fixed", &here(1)).await;
+        let refused = registry.register("web", "fixed", here(2)).await;
+        assert!(matches!(refused, Err(Error::AlreadyExists { .. })), "{refused:?}");
+        let _living = registry.register("web", "living", here(3)).await.unwrap();
+        let refused = clients[1].registry().put("web", "living", &here(4)).await;
+        assert!(matches!(refused, Err(Error::AlreadyExists { .. })), "{refused:?}");
+        let found = registry.lookup("web").await.unwrap();
+        let ports = ["fixed", "living"].map(|id| one(&found, id).instance.port);
+        assert_eq!(
+            (ports, one(&found, "fixed").permanent, one(&found, "living").permanent),
+            ([1, 3], true, false)
+        );
+    })
+    .await;
+}
+
+/// Spec R-2: a removal of which the registration hears late, because it was cut off, is one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_while_it_is_cut_off_is_heard_of() {
+    let cell = cell().await;
+    let (network, addresses) = (Cuttable::new(), addresses(&cell));
+    in_time(async {
+        let client = Client::builder()
+            .addresses(addresses)
+            .transport(Arc::new(network.clone()))
+            .deadline(Duration::from_millis(200))
+            .connect()
+            .await
+            .unwrap();
+        let registration = client.registry().register("web", "a", here(1)).await.unwrap();
+        network.cut();
+        assert!(cell.clients[1].registry().deregister("web", "a").await.unwrap());
+        network.mend();
+        let mut states = registration.states();
+        states.wait_for(|state| *state == RegistrationState::Removed).await.unwrap();
+    })
+    .await;
+}
+
 /// Spec R-2: when its process dies without a word it leaves with its session; one that was registered for good stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_leaves_with_its_session() {
