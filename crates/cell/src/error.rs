@@ -144,7 +144,7 @@ pub enum StartError {
     },
     /// The number belongs to a member that votes.
     #[error(
-        "replica {replica} is a voter of the cell already, but the data folder is empty; if it lost its folder, repair it with --replace; a new replica needs a number of its own"
+        "replica {replica} is a voter of the cell already, but no replica has used this data folder yet; if it lost its own, repair it with --replace; a new replica needs a number of its own"
     )]
     AlreadyVotes {
         /// The number.

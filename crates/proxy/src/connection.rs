@@ -19,6 +19,7 @@ use tokio_rustls::TlsStream;
 
 use crate::exchange::{Client, Place, handle};
 use crate::guard::Guard;
+use crate::head;
 use crate::ledger::{Ledger, Overdue};
 use crate::proxy::Stage;
 use crate::settings::{Settings, Times};
@@ -50,6 +51,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, tcp: TcpStream, address: SocketAd
         worker: Arc::clone(&worker),
         ledger: Arc::clone(&ledger),
         address: address.ip(),
+        address_text: head::address(address.ip()),
         tls,
         _place: place,
     };

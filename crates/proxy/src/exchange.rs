@@ -31,6 +31,8 @@ pub(crate) struct Client {
     pub(crate) worker: Arc<Worker>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) address: IpAddr,
+    /// The same for each of its requests.
+    pub(crate) address_text: http::HeaderValue,
     pub(crate) tls: bool,
     /// Its place among all connections. A tunnel keeps it when HTTP has ended.
     pub(crate) _place: Place,
@@ -129,7 +131,8 @@ fn checked(client: &Client, request: Request<Incoming>, in_flight: &mut InFlight
     };
     in_flight.permit = Some(permit);
     let to = head::upgrade(&head);
-    let origin = Origin { client: client.address, tls: client.tls, trusted: shared.settings.trust_forwarded };
+    let origin =
+        Origin { client: &client.address_text, tls: client.tls, trusted: shared.settings.trust_forwarded };
     head::prepare(&mut head, &authority, origin);
     let plan = plan(client, &head, authority);
     if let Some(to) = to {

@@ -112,14 +112,21 @@ pub(crate) fn is_idempotent(method: &Method) -> bool {
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Origin {
-    pub(crate) client: IpAddr,
+pub(crate) struct Origin<'a> {
+    /// The client's address, as [`address`] writes it.
+    pub(crate) client: &'a HeaderValue,
     pub(crate) tls: bool,
     pub(crate) trusted: bool,
 }
 
+/// An address as headers have it.
+pub(crate) fn address(client: IpAddr) -> HeaderValue {
+    // Digits, letters, dots and colons: it can't fail.
+    HeaderValue::try_from(client.to_canonical().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
+}
+
 /// Makes a client's head what an instance gets, but for the version and the form of the target.
-pub(crate) fn prepare(head: &mut request::Parts, authority: &Authority, origin: Origin) {
+pub(crate) fn prepare(head: &mut request::Parts, authority: &Authority, origin: Origin<'_>) {
     let trailers = names(&head.headers, TE, "trailers");
     strip(&mut head.headers);
     head.headers.remove(EXPECT);
@@ -182,23 +189,29 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     }
 }
 
-fn forwarded(headers: &mut HeaderMap, authority: &Authority, origin: Origin) {
-    let client = origin.client.to_canonical();
-    let before = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let mut chain: Vec<String> =
-        if origin.trusted { before.map(str::to_owned).collect() } else { Vec::new() };
-    chain.push(client.to_string());
-    if let Ok(value) = HeaderValue::try_from(chain.join(", ")) {
-        headers.insert(FORWARDED_FOR, value);
-    }
+fn forwarded(headers: &mut HeaderMap, authority: &Authority, origin: Origin<'_>) {
+    let chain = if origin.trusted { chain(headers, origin.client) } else { origin.client.clone() };
+    headers.insert(FORWARDED_FOR, chain);
     if !origin.trusted || !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if origin.tls { "https" } else { "http" }));
     }
-    if (!origin.trusted || !headers.contains_key(FORWARDED_HOST))
-        && let Ok(value) = HeaderValue::from_str(authority.as_str())
-    {
-        headers.insert(FORWARDED_HOST, value);
+    if !origin.trusted || !headers.contains_key(FORWARDED_HOST) {
+        let own = headers.get(HOST).filter(|host| host.as_bytes() == authority.as_str().as_bytes());
+        if let Some(host) = own.cloned().or_else(|| HeaderValue::from_str(authority.as_str()).ok()) {
+            headers.insert(FORWARDED_HOST, host);
+        }
     }
+}
+
+/// All that a request has passed, and at last who sent it here.
+fn chain(headers: &HeaderMap, client: &HeaderValue) -> HeaderValue {
+    let mut chain = Vec::new();
+    for before in headers.get_all(FORWARDED_FOR) {
+        chain.extend_from_slice(before.as_bytes());
+        chain.extend_from_slice(b", ");
+    }
+    chain.extend_from_slice(client.as_bytes());
+    HeaderValue::try_from(chain).unwrap_or_else(|_| client.clone())
 }
 
 /// HTTP/2 may send each cookie alone; HTTP/1.1 has one line of them (RFC 9113 §8.2.3).
@@ -233,8 +246,10 @@ mod tests {
         build(Request::builder()).body(()).unwrap().into_parts().0
     }
 
-    const ORIGIN: Origin =
-        Origin { client: IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9)), tls: true, trusted: false };
+    fn prepared(head: &mut request::Parts, authority: &Authority, trusted: bool) {
+        let client = address("::ffff:10.0.0.9".parse().unwrap());
+        prepare(head, authority, Origin { client: &client, tls: true, trusted });
+    }
 
     /// Spec F-2: what is for one hop stays on it, but gRPC keeps its `te: trailers`.
     #[test]
@@ -252,7 +267,7 @@ mod tests {
                 .header("x-kept", "1")
         });
         let authority = check(&head, 10).unwrap();
-        prepare(&mut head, &authority, ORIGIN);
+        prepared(&mut head, &authority, false);
         let mut names: Vec<&str> = head.headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(
@@ -280,7 +295,7 @@ mod tests {
                     .header("x-forwarded-for", "5.6.7.8")
                     .header("x-forwarded-proto", "gopher")
             });
-            prepare(&mut head, &Authority::from_static("a.example"), Origin { trusted, ..ORIGIN });
+            prepared(&mut head, &Authority::from_static("a.example"), trusted);
             ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"]
                 .map(|name| head.headers[name].to_str().unwrap().to_owned())
         };

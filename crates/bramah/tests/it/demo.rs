@@ -89,8 +89,7 @@ fn a_development_cell_keeps_its_data() {
     }
 }
 
-/// Spec F-2: no request fails while servers come, become slow and leave, hardly any when one dies under them, and in the end
-/// those that are left answer.
+/// Spec F-2: no request fails while servers come, become slow, leave and die, and in the end those that are left answer.
 #[test]
 fn services_come_and_go_under_requests() {
     let output = run(&["--json", "demo", "--services", "--act-seconds", "0.5", "--workers", "8"]);
@@ -98,11 +97,10 @@ fn services_come_and_go_under_requests() {
         .unwrap_or_else(|error| panic!("{error}: {}{}", stdout(&output), stderr(&output)));
     let acts = told["acts"].as_array().expect("a list");
     assert_eq!(acts.len(), 6);
-    let count = |act: usize, what: &str| acts[act][what].as_u64().expect("a number");
-    for act in [0, 1, 2, 3, 5] {
-        assert_eq!(count(act, "failed"), 0, "{}", acts[act]);
+    for act in acts {
+        assert_eq!(act["failed"].as_u64(), Some(0), "{act}");
+        assert!(act["requests"].as_u64() > Some(0), "{act}");
     }
-    assert!(count(4, "failed") * 100 <= count(4, "requests"), "{}", acts[4]);
     let answered = |act: &serde_json::Value| {
         let by = act["answered_by"].as_object().expect("counts").keys().cloned();
         by.collect::<Vec<_>>()

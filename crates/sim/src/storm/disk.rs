@@ -264,9 +264,9 @@ impl HostDisk {
         *self = Self::traced(seed, trace);
     }
 
-    /// Whether there is nothing on it.
-    pub(super) fn is_empty(&self) -> bool {
-        self.disk.files().is_empty()
+    /// Whether it says whose it is. A replica whose first start failed may have left something else.
+    pub(super) fn holds_a_replica(&self) -> bool {
+        self.disk.files().iter().any(|path| path.ends_with("identity"))
     }
 
     /// What the storm did that explains why a replica ended with this error.

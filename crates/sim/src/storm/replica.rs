@@ -117,7 +117,7 @@ impl Replica {
             (self.replaced, self.joins) = (true, true);
         }
         // Whoever gave it an empty folder says so at each start until it is in use, and whom to ask now.
-        let manner = if self.replaced && self.disk.is_empty() { Manner::Replace } else { manner };
+        let manner = if self.replaced && !self.disk.holds_a_replica() { Manner::Replace } else { manner };
         *self.slot.lock() = Slot::default();
         let off = Arc::clone(&self.wall_off_ms);
         let clock = WallClock::from_fn(move || {
