@@ -19,8 +19,17 @@ pub(crate) fn root() -> Result<PathBuf> {
 pub(crate) fn cargo(root: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root).args(arguments);
+    // What cargo told us of ourselves is nothing that others should see: build scripts that look at it would run again.
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(|name| OF_OURSELVES.iter().any(|ours| name.starts_with(ours))) {
+            command.env_remove(name);
+        }
+    }
     command
 }
+
+/// How the variables begin that cargo sets for the program that it runs.
+const OF_OURSELVES: [&str; 2] = ["CARGO_PKG_", "CARGO_MANIFEST_"];
 
 /// What `cargo metadata` says, for the platforms named (all when none is).
 pub(crate) fn metadata(root: &Path, platforms: &[String], dependencies: bool) -> Result<Value> {
