@@ -459,6 +459,68 @@ mod tests {
         ":",
     ];
 
+    /// So many requests come whole, as hyper's parser reads them. None: it refuses some.
+    fn by_the_parser(mut bytes: &[u8]) -> Option<u64> {
+        let mut whole = 0;
+        while !bytes.is_empty() {
+            let mut headers = [httparse::EMPTY_HEADER; 128];
+            let mut request = httparse::Request::new(&mut headers);
+            let httparse::Status::Complete(head) = request.parse(bytes).ok()? else { break };
+            let value = |name: &str| {
+                let found = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+                found.map(|header| header.value)
+            };
+            let chunked = value("transfer-encoding").is_some();
+            let length = value("content-length").map(|length| str::from_utf8(length).ok()?.parse().ok());
+            bytes = &bytes[head..];
+            let body = if chunked { chunks(bytes)? } else { Some(length.unwrap_or(Some(0))?) };
+            let Some(after) = body.and_then(|body| bytes.get(body..)) else { break };
+            bytes = after;
+            whole += 1;
+        }
+        Some(whole)
+    }
+
+    /// How long a body of chunks is; the inner `None`: it has not ended yet.
+    fn chunks(bytes: &[u8]) -> Option<Option<usize>> {
+        let mut at = 0;
+        loop {
+            let httparse::Status::Complete((line, size)) = httparse::parse_chunk_size(&bytes[at..]).ok()?
+            else {
+                return Some(None);
+            };
+            at += line;
+            if size == 0 {
+                let mut trailers = [httparse::EMPTY_HEADER; 128];
+                return match httparse::parse_headers(&bytes[at..], &mut trailers).ok()? {
+                    httparse::Status::Complete((length, _)) => Some(Some(at + length)),
+                    httparse::Status::Partial => Some(None),
+                };
+            }
+            let end = usize::try_from(size).ok()?.checked_add(at)?;
+            match bytes.get(end..end + 2) {
+                Some(b"\r\n") => at = end + 2,
+                Some(_) => return None,
+                None => return Some(None),
+            }
+        }
+    }
+
+    /// Spec F-2: any bytes at all. How they are cut changes nothing, no more is kept of them than a head may be long, and
+    /// whatever is trusted the parser reads as the same requests.
+    #[test]
+    fn any_bytes() {
+        bramah_fuzz::fuzz!("http1", |bytes| {
+            let mut guard = Guard::new(1_000);
+            let verdict = bramah_fuzz::within_bytes(4_096, || guard.feed(bytes));
+            let mut careful = Guard::new(1_000);
+            assert_eq!(bytes.iter().try_for_each(|byte| careful.feed(&[*byte])), verdict);
+            if let (Ok(()), Some(whole)) = (verdict, by_the_parser(bytes)) {
+                assert_eq!(guard.request, whole);
+            }
+        });
+    }
+
     proptest! {
         /// Spec F-2: how the bytes are cut into packets changes nothing.
         #[test]

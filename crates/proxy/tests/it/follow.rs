@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bramah_proxy::{PolicyKind, Settings, Stopped, Upstreams};
 use http::Request;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::support::*;
 
@@ -50,6 +52,62 @@ async fn f_2_no_request_fails_because_an_instance_came_or_left() {
     within(load.join_all()).await;
     assert!(answered.load(SeqCst) > 100);
     assert_eq!(running.figures().answers[4], 0);
+}
+
+/// Spec F-2: instances join, leave in order, and die without a word while the registry is told late or not at all; no request
+/// fails that can be sent again.
+#[tokio::test]
+async fn f_2_a_storm_of_joins_leaves_and_deaths_fails_nothing() {
+    let seed = rand::random::<u64>();
+    println!("the storm's seed is {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let settings = Settings { workers: 2, ..Settings::default() };
+    let mut servers = Vec::new();
+    for _ in 0..5 {
+        servers.push(Server::named("a").await);
+    }
+    let addresses = |servers: &[Server]| servers.iter().map(|server| server.address).collect::<Vec<_>>();
+    let running = Running::start(settings, &addresses(&servers)).await;
+    let (ends, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let mut load = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (ends, answered) = (Arc::clone(&ends), Arc::clone(&answered));
+        let mut client = running.client().await;
+        load.spawn(async move {
+            while !ends.load(SeqCst) {
+                let answer = client.get("/").await;
+                assert_eq!(answer.status, 200, "{answer:?}");
+                answered.fetch_add(1, SeqCst);
+            }
+        });
+    }
+    let pause = |random: &mut StdRng, longest| {
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..longest)))
+    };
+    for _ in 0..40 {
+        let place = random.random_range(0..servers.len());
+        match random.random_range(0..3) {
+            0 if servers.len() < 8 => servers.push(Server::named("a").await),
+            1 if servers.len() > 3 => {
+                let leaving = servers.swap_remove(place);
+                running.tell(&addresses(&servers));
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                leaving.kill().await;
+            }
+            2 if servers.len() > 3 => {
+                servers.swap_remove(place).kill().await;
+                // Its session has not expired yet, or the cell is away.
+                pause(&mut random, 300).await;
+            }
+            _ => {}
+        }
+        running.tell(&addresses(&servers));
+        pause(&mut random, 60).await;
+    }
+    ends.store(true, SeqCst);
+    within(load.join_all()).await;
+    assert!(answered.load(SeqCst) > 100);
+    assert_eq!(running.figures().retries_denied, 0, "a retry within the budget would have saved them");
 }
 
 /// Spec F-2: one that left gets nothing more, and connections to it are closed; what is under way there ends there.

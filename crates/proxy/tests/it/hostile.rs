@@ -353,10 +353,10 @@ async fn f_2_there_are_so_many_at_once() {
     assert_eq!((running.figures().connections_refused, running.figures().over_limit), (1, 1));
 }
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     frame.extend([kind, flags]);
     frame.extend(stream.to_be_bytes());
@@ -365,7 +365,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// `GET http://a/`, by HPACK's static table but for the authority.
-const GET: &[u8] = b"\x82\x86\x84\x41\x01a";
+pub(crate) const GET: &[u8] = b"\x82\x86\x84\x41\x01a";
 
 /// Sends frames without reading until the proxy closes. Whether it did.
 async fn flood(running: &Running, mut next: impl FnMut(u32) -> Vec<u8>) -> bool {

@@ -3,6 +3,7 @@
 mod carry;
 mod follow;
 mod hostile;
+mod http2_errors;
 mod retry;
 mod secure;
 mod support;
