@@ -353,10 +353,14 @@ impl Follower {
         if let Some((_, event)) = state.waiting.front() {
             return event.revision - 1;
         }
-        match state.behind {
-            Some(place) => self.hub.ring.lock().revision_before(place).unwrap_or(0),
-            None => self.hub.handed_out_revision.load(Ordering::Acquire).max(state.floor),
+        let told_before = |place| self.hub.ring.lock().revision_before(place).unwrap_or(0);
+        if let Some(place) = state.behind {
+            return told_before(place);
         }
+        let handed_out = self.hub.handed_out_revision.load(Ordering::Acquire).max(state.floor);
+        // What was offered and taken this very moment is noted after that.
+        let ahead = state.told > self.hub.handed_out.load(Ordering::Acquire);
+        if ahead { handed_out.max(told_before(state.told)) } else { handed_out }
     }
 }
 

@@ -162,6 +162,21 @@ async fn seen_by_dispatch(replica: &Replica, revision: u64) {
     timeout(LIMIT, handed_out).await.expect("it is handed out");
 }
 
+/// Spec E-3: a revision that was told is one to resume after, also while it is still being handed out to others.
+#[test]
+fn what_was_told_is_resumed_after_at_once() {
+    let hub = Hub::new(Bounds::default(), 1);
+    let follower = hub.follow(SessionId(1));
+    follower.watch(interest(1, "/f", 0)).expect("there is room");
+    let event = written(2, "/f");
+    hub.push(vec![event.clone()]);
+    let mut found = Vec::new();
+    hub.index.read().find(&event, &mut found);
+    found.pop().expect("it is wanted").offer(0, &event, &mut None, 10);
+    let told = follower.take(10).expect("it was offered");
+    assert_eq!((told.events.len(), told.revision, follower.seen()), (1, 2, 2));
+}
+
 /// Spec E-3: who resumes at another follower, or another replica, misses nothing and hears nothing twice, whatever is
 /// going on there; the replica may be behind.
 #[tokio::test]
