@@ -411,8 +411,20 @@ async fn join(cell: &Cell, network: &PeerNetwork) -> Result<(), Refused> {
         return Ok(());
     }
     tracing::info!(replica = cell.replica(), "joining: waits to be added with `bramah member add`");
+    let mut begun = None;
     loop {
-        let ReadmitReply { term, leader } = ask_all(cell, network, Phase::Begin).await?;
+        // A leader that let it in may reach it late, and make it a voter: then none lets it in again, nor needs to.
+        let followed = async {
+            match begun {
+                Some((term, leader)) => follows(cell, term, leader).await,
+                None => std::future::pending().await,
+            }
+        };
+        let ReadmitReply { term, leader } = tokio::select! {
+            () = followed => return Ok(()),
+            reply = ask_all(cell, network, Phase::Begin) => reply?,
+        };
+        begun = Some((term, leader));
         cell.admission().set(Part::Following { term, leader });
         // That leader may have died since, and this replica may have been removed.
         if timeout(LOG_EVERY, follows(cell, term, leader)).await.is_ok() {
