@@ -74,12 +74,14 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut room = [0; JOINED];
         match self.get_mut() {
-            Stream::Plain(tcp) => match joined(slices, &mut room) {
-                Some(length) => Pin::new(tcp).poll_write(cx, &room[..length]),
-                None => Pin::new(tcp).poll_write_vectored(cx, slices),
-            },
+            Stream::Plain(tcp) => {
+                let mut room = [0; JOINED];
+                match joined(slices, &mut room) {
+                    Some(length) => Pin::new(tcp).poll_write(cx, &room[..length]),
+                    None => Pin::new(tcp).poll_write_vectored(cx, slices),
+                }
+            }
             Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
         }
     }

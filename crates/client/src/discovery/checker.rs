@@ -24,8 +24,8 @@ const PROBES_AT_ONCE: usize = 64;
 /// After an error of the cell.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 
-/// Checks an instance for ever, as it is each time. Whenever its health is another than the `registered` one it is to be written; what could not be
-/// written comes again after the next check.
+/// Checks an instance for ever, as it is each time. Whenever its health is another than the `registered` one it is to be
+/// written; what could not be written comes again after the next check.
 pub(super) async fn run<F: Future<Output = ()>>(
     instance: impl Fn() -> Instance,
     check: &Check,
